@@ -1,0 +1,69 @@
+# make demo   installs the package in .venv, trains a small task and draws its learning curve
+# make test   installs what the tests need in .venv and runs every check
+# make lint, make docs and make clean do one part each
+#
+# Only python3 (3.10 or newer) with its venv module is needed. PYTHON names another interpreter, VENV another folder
+# for the environment, PIP_FLAGS further options for pip, PYTEST_FLAGS further options for pytest.
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_FLAGS ?=
+PYTEST_FLAGS ?=
+
+BIN := $(VENV)/bin
+RUN := $(BIN)/python
+PIP_INSTALL := $(RUN) -m pip install --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
+INSTALL_INPUTS := setup.py pyproject.toml constraints.txt sb3_ezv2/version.txt
+CHECKED := $(wildcard sb3_ezv2 tests examples benchmarks experiments docs/conf.py setup.py)
+# Tests of compiled functions that are repeated without compilation, to measure their coverage (see pyproject.toml).
+KERNEL_TESTS := $(wildcard tests/test_qvalues.py tests/test_selection.py tests/test_sequential_halving.py \
+	tests/test_tree.py tests/test_search.py tests/test_sum_tree.py tests/test_replay_buffer.py)
+
+.PHONY: demo test lint docs clean FORCE
+.DELETE_ON_ERROR:
+
+# The networks are small: with few cores a second thread costs more time than it saves, on a busy machine many times so.
+demo test: export OMP_NUM_THREADS ?= 1
+
+demo: $(VENV)/.installed
+	$(RUN) examples/demo.py
+
+test: lint docs
+	rm -f .coverage
+ifneq ($(KERNEL_TESTS),)
+	NUMBA_DISABLE_JIT=1 $(RUN) -m pytest -q $(PYTEST_FLAGS) --cov --cov-report= --cov-fail-under=0 $(KERNEL_TESTS)
+endif
+	$(RUN) -m pytest $(PYTEST_FLAGS) --cov --cov-append --cov-report=term
+
+lint: $(VENV)/.installed-tests
+	$(RUN) -m ruff check $(CHECKED)
+	$(RUN) -m ruff format --check $(CHECKED)
+	$(RUN) -m mypy
+
+docs: $(VENV)/.installed-tests
+	$(RUN) -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "documentation: docs/_build/html/index.html"
+
+clean:
+	rm -rf .venv build dist sb3_ezv2.egg-info docs/_build demo htmlcov .coverage
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find sb3_ezv2 tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An environment whose interpreter or pip no longer works (interrupted, moved, Python updated) is made afresh.
+ifneq ($(shell $(RUN) -m pip --version >/dev/null 2>&1 && echo works),works)
+$(VENV)/.created: FORCE
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv --clear $(VENV)
+	touch $@
+else
+$(VENV)/.created:
+	touch $@
+endif
+
+$(VENV)/.installed: $(VENV)/.created $(INSTALL_INPUTS)
+	$(PIP_INSTALL) -e .
+	touch $@
+
+$(VENV)/.installed-tests: $(VENV)/.created $(INSTALL_INPUTS)
+	$(PIP_INSTALL) -e '.[tests,zoo,dmc,docs]'
+	touch $@ $(VENV)/.installed

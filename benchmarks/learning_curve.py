@@ -1,0 +1,113 @@
+"""Train on one task with one seed and store the learning curve.
+
+``python -m benchmarks.learning_curve CartPole-v1 --seed 0`` writes ``benchmarks/results/CartPole-v1/seed-0.json``: the
+returns of 20 deterministic evaluation episodes on separate environments at every interval, with the command, the
+seed, the commit and the wall-clock time. The file is rewritten after every evaluation.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+
+from benchmarks.tasks import TASKS, Task
+from sb3_ezv2 import EfficientZeroV2
+
+RESULTS = Path(__file__).parent / "results"
+N_EPISODES = 20
+EVAL_SEED = 10_000
+"""Added to the seed of the run for the evaluation environments."""
+
+
+def current_commit() -> str:
+    """Commit of the working tree, marked when there are changes to tracked files."""
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"], capture_output=True, text=True, check=True
+    )
+    return described.stdout.strip()
+
+
+class StoreCurve(BaseCallback):
+    """Evaluate at every interval and write everything to a file.
+
+    :param task: what is trained on
+    :param path: file to write
+    :param record: what to write beside the curve
+    """
+
+    def __init__(self, task: Task, path: Path, record: dict[str, Any]) -> None:
+        super().__init__()
+        self.task = task
+        self.path = path
+        self.record = record | {"evaluations": []}
+        self.seconds_evaluating = 0.0
+
+    def _on_training_start(self) -> None:
+        self.started = time.perf_counter()
+        self.eval_env = make_vec_env(self.task.make_env, N_EPISODES, seed=EVAL_SEED + self.record["seed"])
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps % self.task.eval_interval == 0:
+            self._evaluate()
+        return True
+
+    def _evaluate(self) -> None:
+        began = time.perf_counter()
+        returns, _ = evaluate_policy(
+            self.model, self.eval_env, N_EPISODES, deterministic=True, return_episode_rewards=True
+        )
+        now = time.perf_counter()
+        self.seconds_evaluating += now - began
+        losses = {key: value for key, value in self.logger.name_to_value.items() if key.startswith("train/")}
+        self.record["evaluations"].append(
+            {
+                "step": self.num_timesteps,
+                "mean_return": sum(returns) / len(returns),
+                "returns": returns,
+                "training_seconds": now - self.started - self.seconds_evaluating,
+                "log": {key: float(value) for key, value in losses.items()},
+            }
+        )
+        self.path.write_text(json.dumps(self.record, indent=1) + "\n")
+        last = self.record["evaluations"][-1]
+        print(f"{last['step']:>7} {last['mean_return']:>9.1f} {last['training_seconds']:>8.0f} s", flush=True)
+
+
+def main() -> None:
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("task", choices=sorted(TASKS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, help="instead of the task's budget")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads; one per run if several run at once")
+    parser.add_argument("--settings", type=json.loads, default={}, help="JSON, over the task's settings")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    arguments = parser.parse_args()
+    th.set_num_threads(arguments.threads)
+    task = TASKS[arguments.task]
+    settings = task.settings | arguments.settings
+    path = arguments.out / arguments.task / f"seed-{arguments.seed}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record = {
+        "task": arguments.task,
+        "seed": arguments.seed,
+        "settings": settings,
+        "command": f"python -m benchmarks.learning_curve {' '.join(sys.argv[1:])}",
+        "commit": current_commit(),
+        "torch_threads": arguments.threads,
+    }
+    env = make_vec_env(task.make_env, 1, seed=arguments.seed)
+    model = EfficientZeroV2("MlpPolicy", env, seed=arguments.seed, **settings)
+    model.learn(arguments.steps or task.n_steps, callback=StoreCurve(task, path, record), log_interval=10**9)
+
+
+if __name__ == "__main__":
+    main()

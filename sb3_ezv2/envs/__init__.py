@@ -1,0 +1,1 @@
+"""Environments of the paper's benchmarks as plain Gymnasium environments."""

@@ -1,0 +1,416 @@
+"""EfficientZero V2 as a Stable-Baselines3 algorithm: collects, replays, reanalyses, learns."""
+
+import sys
+import time
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.type_aliases import (
+    GymEnv,
+    MaybeCallback,
+    RolloutReturn,
+    Schedule,
+    TrainFreq,
+    TrainFrequencyUnit,
+)
+from stable_baselines3.common.utils import safe_mean, should_collect_more_steps
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_ezv2.losses import LossCoefficients, TensorBatch, unroll_loss
+from sb3_ezv2.policies import EZV2Policy, MlpPolicy, MultiInputPolicy
+from sb3_ezv2.reanalyze import MixedValueRule, Reanalyzer, to_tensors
+from sb3_ezv2.replay_buffer import TrajectoryReplayBuffer
+from sb3_ezv2.spaces import check_action_space, check_finite, check_observation_space, named_arrays
+
+SelfEfficientZeroV2 = TypeVar("SelfEfficientZeroV2", bound="EfficientZeroV2")
+
+SCALE_TOLERANCE = 16.0
+"""The reward scale is set anew when typical rewards have grown or shrunk by this factor."""
+MIN_PRIORITY = 1e-6
+
+
+class EfficientZeroV2(BaseAlgorithm):
+    """EfficientZero V2 (EZ-V2): plans in a learned model, from vectors, with discrete or continuous actions.
+
+    Paper: https://arxiv.org/abs/2403.00564. The defaults are for runs of a few thousand to a hundred thousand steps on
+    a CPU; ``docs/deviations.md`` lists what differs from the paper's settings and why.
+
+    :param policy: ``"MlpPolicy"``, ``"MultiInputPolicy"`` or a policy class
+    :param env: environment, or its id if registered
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": MlpPolicy,
+        "MultiInputPolicy": MultiInputPolicy,
+    }
+    policy: EZV2Policy
+    replay_buffer: TrajectoryReplayBuffer
+    reanalyzer: Reanalyzer
+
+    def __init__(
+        self,
+        policy: str | type[EZV2Policy],
+        env: GymEnv | str | None,
+        learning_rate: float | Schedule = 1e-3,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 500,
+        batch_size: int = 64,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 1,
+        gradient_steps: int = -1,
+        replay_buffer_class: type[TrajectoryReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        n_simulations: int = 16,
+        n_candidates: int = 16,
+        n_considered: int | None = None,
+        n_policy_candidates: int = 4,
+        flatten_factor: float = 3.0,
+        unroll_steps: int = 5,
+        td_steps: int = 5,
+        td_phase: int | float = 0.1,
+        td_fresh: int | float = 0.2,
+        target_update_interval: int = 100,
+        priority_beta: float = 0.4,
+        reward_coef: float = 1.0,
+        value_coef: float = 0.5,
+        policy_coef: float = 1.0,
+        consistency_coef: float = 2.0,
+        ent_coef: float = 0.005,
+        max_grad_norm: float = 5.0,
+        use_target_cache: bool = True,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        super().__init__(
+            policy=policy,
+            env=env,
+            learning_rate=learning_rate,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            support_multi_env=True,
+            seed=seed,
+        )
+        self.buffer_size = buffer_size
+        self.learning_starts = learning_starts
+        self.batch_size = batch_size
+        self.gamma = gamma
+        self.train_freq = train_freq
+        self.gradient_steps = gradient_steps
+        self.replay_buffer_class = replay_buffer_class
+        self.replay_buffer_kwargs = replay_buffer_kwargs
+        self.n_simulations = n_simulations
+        self.n_candidates = n_candidates
+        self.n_considered = n_considered
+        self.n_policy_candidates = n_policy_candidates
+        self.flatten_factor = flatten_factor
+        self.unroll_steps = unroll_steps
+        self.td_steps = td_steps
+        self.td_phase = td_phase
+        self.td_fresh = td_fresh
+        self.target_update_interval = target_update_interval
+        self.priority_beta = priority_beta
+        self.reward_coef = reward_coef
+        self.value_coef = value_coef
+        self.policy_coef = policy_coef
+        self.consistency_coef = consistency_coef
+        self.ent_coef = ent_coef
+        self.max_grad_norm = max_grad_norm
+        self.use_target_cache = use_target_cache
+        self.target_version = 0
+        self._n_updates = 0
+        if _init_setup_model:
+            self._setup_model()
+
+    # -- set-up ----------------------------------------------------------------------------------------------------
+
+    def _setup_model(self) -> None:
+        self._setup_lr_schedule()
+        self.set_random_seed(self.seed)
+        check_action_space(self.action_space)
+        check_observation_space(self.observation_space)
+        n_candidates = int(self.action_space.n) if isinstance(self.action_space, spaces.Discrete) else self.n_candidates
+        n_considered = self.n_considered or max(1, min(self.n_simulations // 2, n_candidates))
+        if n_considered > n_candidates:
+            raise ValueError(f"n_considered={n_considered} exceeds the {n_candidates} candidates; lower n_considered")
+        buffer_class = self.replay_buffer_class or TrajectoryReplayBuffer
+        self.replay_buffer = buffer_class(
+            self.buffer_size,
+            self.observation_space,
+            self.action_space,
+            n_envs=self.n_envs,
+            **(self.replay_buffer_kwargs or {}),
+        )
+        self.policy = self.policy_class(
+            self.observation_space,
+            self.action_space,
+            self.lr_schedule,
+            gamma=self.gamma,
+            n_simulations=self.n_simulations,
+            n_candidates=self.n_candidates,
+            n_considered=n_considered,
+            n_policy_candidates=self.n_policy_candidates,
+            flatten_factor=self.flatten_factor,
+            **self.policy_kwargs,
+        ).to(self.device)
+        self.policy.seed_planning(self.seed)
+        head = self.policy.model.action_head
+        self.reanalyzer = Reanalyzer(self.policy.planner, self.action_space, head.n_targets, self.use_target_cache)
+        self.observation_statistics = RunningMeanStd(shape=self.policy.model.observation_mean.shape)
+        self.reward_square_sum, self.n_nonzero_rewards = 0.0, 0
+        frequency, unit = self.train_freq if isinstance(self.train_freq, tuple) else (self.train_freq, "step")
+        self._train_freq = TrainFreq(frequency, TrainFrequencyUnit(unit))
+        self._new_slots: list[np.ndarray] = []
+        self._stream_is_whole = True
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seed everything: torch, numpy, the action space, the environments, replay and search."""
+        super().set_random_seed(seed)
+        self.rng = np.random.default_rng(seed)
+        if getattr(self, "policy", None) is not None:
+            self.policy.seed_planning(seed)
+
+    # -- collecting ------------------------------------------------------------------------------------------------
+
+    def learn(
+        self: SelfEfficientZeroV2,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "EfficientZeroV2",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfEfficientZeroV2:
+        """Collect ``total_timesteps`` transitions and learn from them; see ``BaseAlgorithm.learn``."""
+        total_timesteps, callback = self._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
+        assert self.env is not None
+        callback.on_training_start(locals(), globals())
+        while self.num_timesteps < total_timesteps:
+            rollout = self.collect_rollouts(self.env, callback, self._train_freq, log_interval)
+            if not rollout.continue_training:
+                break
+            if self.num_timesteps > self.learning_starts and len(self.replay_buffer) >= self.batch_size:
+                self.train(rollout.episode_timesteps if self.gradient_steps < 0 else self.gradient_steps)
+        callback.on_training_end()
+        return self
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        if not self._stream_is_whole:
+            # The last step was interrupted between the environment and the buffer: begin again from a reset.
+            self._last_obs = None
+        before = self._last_obs
+        result = super()._setup_learn(*args, **kwargs)
+        if self._last_obs is not before:
+            self.replay_buffer.close_streams()
+        self._stream_is_whole = True
+        return result
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, train_freq: TrainFreq, log_interval: int | None = None
+    ) -> RolloutReturn:
+        """Step all environments until ``train_freq`` is reached and store what happens.
+
+        :param env: the training environments
+        :param callback: called after every step
+        :param train_freq: how much to collect
+        :param log_interval: log every so many episodes
+        :return: transitions, episodes, and whether the callbacks want to go on
+        """
+        n_steps, n_transitions, n_episodes = 0, 0, 0
+        callback.on_rollout_start()
+        while should_collect_more_steps(train_freq, n_steps, n_episodes):
+            actions = self._choose_actions(env.num_envs)
+            self._stream_is_whole = False
+            new_obs, rewards, dones, infos = env.step(self.policy.to_env_actions(actions))
+            self._store(env, actions, new_obs, rewards, dones, infos)
+            self._stream_is_whole = True
+            self.num_timesteps += env.num_envs
+            n_steps += 1
+            n_transitions += env.num_envs
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return RolloutReturn(n_transitions, n_episodes, continue_training=False)
+            self._update_info_buffer(infos, dones)
+            self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+            for _ in range(int(np.sum(dones))):
+                n_episodes += 1
+                self._episode_num += 1
+                if log_interval is not None and self._episode_num % log_interval == 0:
+                    self.dump_logs()
+        callback.on_rollout_end()
+        return RolloutReturn(n_transitions, n_episodes, continue_training=True)
+
+    def _choose_actions(self, n_envs: int) -> np.ndarray:
+        """Actions counted from 0 or scaled to [-1, 1]: random ones first, then those of an exploring search."""
+        if self.num_timesteps >= self.learning_starts:
+            tensors, _ = self.policy.obs_to_tensor(self._last_obs)
+            return self.policy.search(tensors).actions
+        if isinstance(self.action_space, spaces.Discrete):
+            return self.rng.integers(self.action_space.n, size=n_envs)
+        return self.rng.uniform(-1.0, 1.0, (n_envs, int(np.prod(self.action_space.shape)))).astype(np.float32)
+
+    def _store(
+        self, env: VecEnv, actions: np.ndarray, new_obs: Any, rewards: np.ndarray, dones: np.ndarray, infos: list
+    ) -> None:
+        """Check one step of every environment and add it to the replay buffer and to the statistics."""
+        before, after = self._last_obs, new_obs
+        if self._vec_normalize_env is not None:
+            before, after = self._last_original_obs, self._vec_normalize_env.get_original_obs()
+            rewards = self._vec_normalize_env.get_original_reward()
+        for key, array in named_arrays(after).items():
+            check_finite(f"observation {key!r}", array)
+        check_finite("reward", rewards)
+        for info in (infos[i] for i in np.flatnonzero(dones)):
+            for key, array in named_arrays(info["terminal_observation"]).items():
+                check_finite(f"terminal observation {key!r}", np.asarray(array))
+        self._new_slots.append(self.replay_buffer.add(before, after, actions, rewards, dones, infos))
+        tensors, _ = self.policy.obs_to_tensor(new_obs)
+        flat = self.policy.model.flatten(self.policy._named_tensors(tensors))
+        self.observation_statistics.update(flat.cpu().numpy())
+        self.reward_square_sum += float(np.square(rewards, dtype=np.float64).sum())
+        self.n_nonzero_rewards += int(np.count_nonzero(rewards))
+        self._last_obs, self._last_original_obs = new_obs, after
+
+    def dump_logs(self) -> None:
+        """Write the log of the episodes since the last call."""
+        elapsed = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
+        self.logger.record("time/episodes", self._episode_num, exclude="tensorboard")
+        if len(self.ep_info_buffer) > 0 and len(self.ep_info_buffer[0]) > 0:
+            self.logger.record("rollout/ep_rew_mean", safe_mean([info["r"] for info in self.ep_info_buffer]))
+            self.logger.record("rollout/ep_len_mean", safe_mean([info["l"] for info in self.ep_info_buffer]))
+        self.logger.record("time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / elapsed))
+        self.logger.record("time/time_elapsed", int(elapsed), exclude="tensorboard")
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        if len(self.ep_success_buffer) > 0:
+            self.logger.record("rollout/success_rate", safe_mean(self.ep_success_buffer))
+        self.logger.dump(step=self.num_timesteps)
+
+    # -- learning --------------------------------------------------------------------------------------------------
+
+    def train(self, gradient_steps: int) -> None:
+        """Make ``gradient_steps`` updates.
+
+        Each samples a batch, brings its targets up to date, takes one optimiser step and updates the priorities.
+        """
+        self._update_learning_rate(self.policy.optimizer)
+        self._prioritise_new_transitions()
+        coefficients = LossCoefficients(
+            self.reward_coef, self.value_coef, self.policy_coef, self.consistency_coef, self.ent_coef
+        )
+        for _ in range(gradient_steps):
+            if self._n_updates % self.target_update_interval == 0:
+                self._refresh_target()
+            batch = self.replay_buffer.sample(
+                self.batch_size, self.unroll_steps, self.td_steps, self.priority_beta, self.rng, self._vec_normalize_env
+            )
+            targets = self.reanalyzer.targets(
+                batch,
+                self.replay_buffer,
+                self.policy.target_model,
+                self.target_version,
+                self._value_rule(),
+                self.rng,
+                self._vec_normalize_env,
+            )
+            output = unroll_loss(self.policy.model, self._to_tensors(batch, targets), coefficients)
+            self.policy.optimizer.zero_grad()
+            output.total.backward()
+            grad_norm = th.nn.utils.clip_grad_norm_(self.policy.model.parameters(), self.max_grad_norm)
+            self.policy.optimizer.step()
+            self._n_updates += 1
+            self.replay_buffer.update_priorities(
+                batch.slots[:, 0], output.priorities.cpu().numpy() + MIN_PRIORITY
+            )
+        self._log_update(output.total, output.logs, grad_norm)
+
+    def _value_rule(self) -> MixedValueRule:
+        """T1 and T2 as they stand now; fractions refer to the run's planned length."""
+        planned = max(self._total_timesteps - self.learning_starts, 1)
+        if isinstance(self.td_phase, float):
+            in_phase = self.num_timesteps - self.learning_starts < self.td_phase * planned
+        else:
+            in_phase = self._n_updates < self.td_phase
+        fresh = self.td_fresh * self._total_timesteps if isinstance(self.td_fresh, float) else self.td_fresh
+        return MixedValueRule(in_phase, fresh)
+
+    def _refresh_target(self) -> None:
+        """Bring the statistics up to date and copy the model to the target model."""
+        model = self.policy.model
+        statistics = self.observation_statistics
+        model.observation_mean.copy_(th.as_tensor(statistics.mean))
+        model.observation_std.copy_(th.as_tensor(np.sqrt(statistics.var + 1e-8)))
+        if self.n_nonzero_rewards > 0:
+            typical = (self.reward_square_sum / self.n_nonzero_rewards) ** 0.5
+            ratio = typical / float(model.reward_scale)
+            if self.target_version == 0 or not 1.0 / SCALE_TOLERANCE < ratio < SCALE_TOLERANCE:
+                model.reward_scale.fill_(typical)
+        self.policy.update_target()
+        self.target_version += 1
+
+    @th.no_grad()
+    def _prioritise_new_transitions(self) -> None:
+        """Give transitions collected since the last update their own Bellman error as priority (paper, appendix)."""
+        if not self._new_slots:
+            return
+        slots = np.concatenate(self._new_slots)
+        self._new_slots = []
+        self.replay_buffer.update_priorities(slots, self._bellman_errors(slots) + MIN_PRIORITY)
+
+    def _bellman_errors(self, slots: np.ndarray) -> np.ndarray:
+        """``|v(s) - (r + gamma v(s'))|`` in compressed units."""
+        buffer, model = self.replay_buffer, self.policy.model
+        rewards, terminal, following = buffer.transitions_at(slots)
+        both = to_tensors(buffer.observations_at(np.concatenate([slots, following]), self._vec_normalize_env), self.device)
+        values, next_values = model.values(model.represent(both)).chunk(2)
+        if self._vec_normalize_env is not None:
+            rewards = self._vec_normalize_env.normalize_reward(rewards)
+        bootstraps = th.as_tensor(self.gamma * ~terminal, dtype=th.float32, device=self.device) * next_values
+        targets = th.as_tensor(rewards, dtype=th.float32, device=self.device) + bootstraps
+        return model.value_distance(values, targets).cpu().numpy()
+
+    def _to_tensors(self, batch: Any, targets: Any) -> TensorBatch:
+        """Batch and targets on the device."""
+        device = self.device
+        action_dim = self.policy.model.action_head.output_dim // 2
+
+        def tensor(array: np.ndarray) -> th.Tensor:
+            return th.as_tensor(array, device=device)
+
+        return TensorBatch(
+            observations=to_tensors(batch.observations, device),
+            actions=tensor(batch.actions),
+            weights=tensor(batch.weights),
+            rewards=tensor(targets.rewards),
+            values=tensor(targets.values),
+            policy_actions=tensor(targets.policies.actions),
+            policy_weights=tensor(targets.policies.weights),
+            reward_mask=tensor(targets.masks.rewards),
+            value_mask=tensor(targets.masks.values),
+            policy_mask=tensor(targets.masks.policies),
+            consistency_mask=tensor(targets.masks.consistency),
+            noise=tensor(self.rng.standard_normal((*targets.values.shape, action_dim), np.float32)),
+        )
+
+    def _log_update(self, total: th.Tensor, logs: dict[str, th.Tensor], grad_norm: th.Tensor) -> None:
+        """Record the last update."""
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/loss", total.item())
+        self.logger.record("train/grad_norm", grad_norm.item())
+        self.logger.record("train/searched_fraction", self.reanalyzer.searched_fraction)
+        for name, value in logs.items():
+            self.logger.record(f"train/{name}", value.item())

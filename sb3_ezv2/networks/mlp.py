@@ -1,0 +1,57 @@
+"""Representation and dynamics for vector observations."""
+
+import torch as th
+from torch import nn
+
+from sb3_ezv2.networks.layers import ResidualBlock
+
+ACTION_EMBEDDING_DIM = 64
+
+
+class MlpRepresentation(nn.Module):
+    """``H``: normalised observation to latent state (paper, appendix on architectures).
+
+    :param observation_dim: size of the flattened observation
+    :param latent_dim: size of the latent state
+    :param hidden_dim: hidden size of the residual blocks
+    :param n_blocks: number of residual blocks
+    """
+
+    def __init__(self, observation_dim: int, latent_dim: int, hidden_dim: int, n_blocks: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(observation_dim, latent_dim),
+            nn.LayerNorm(latent_dim),
+            nn.Tanh(),
+            *(ResidualBlock(latent_dim, hidden_dim) for _ in range(n_blocks)),
+        )
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        """``[batch, observation_dim] -> [batch, latent_dim]``."""
+        return self.layers(observations)
+
+
+class MlpDynamics(nn.Module):
+    """``G``: latent state and action to the next latent state, as a residual.
+
+    :param action_dim: size of the encoded action
+    :param latent_dim: size of the latent state
+    :param hidden_dim: hidden size
+    :param n_blocks: number of residual blocks
+    """
+
+    def __init__(self, action_dim: int, latent_dim: int, hidden_dim: int, n_blocks: int) -> None:
+        super().__init__()
+        self.embed_action = nn.Sequential(
+            nn.Linear(action_dim, ACTION_EMBEDDING_DIM), nn.LayerNorm(ACTION_EMBEDDING_DIM), nn.ReLU()
+        )
+        joint_dim = latent_dim + ACTION_EMBEDDING_DIM
+        self.combine = nn.Sequential(
+            nn.LayerNorm(joint_dim), nn.Linear(joint_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, latent_dim)
+        )
+        self.blocks = nn.Sequential(*(ResidualBlock(latent_dim, hidden_dim) for _ in range(n_blocks)))
+
+    def forward(self, latents: th.Tensor, encoded_actions: th.Tensor) -> th.Tensor:
+        """``[batch, latent_dim], [batch, action_dim] -> [batch, latent_dim]``."""
+        joint = th.cat([latents, self.embed_action(encoded_actions)], dim=-1)
+        return self.blocks(latents + self.combine(joint))

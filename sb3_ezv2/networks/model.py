@@ -1,0 +1,158 @@
+"""The world model: representation, dynamics, reward, value, policy and the consistency heads in one module."""
+
+from typing import NamedTuple
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim, preprocess_obs
+from torch import nn
+
+from sb3_ezv2.networks.action_heads import ContinuousActionHead, DiscreteActionHead
+from sb3_ezv2.networks.layers import head
+from sb3_ezv2.networks.mlp import MlpDynamics, MlpRepresentation
+from sb3_ezv2.spaces import named_spaces
+from sb3_ezv2.supports import compress, decompress, expectation, two_hot
+
+OBSERVATION_CLIP = 10.0
+REWARD_BOUND, N_REWARD_BINS = 10.0, 51
+VALUE_BOUND, N_VALUE_BINS = 75.0, 101
+"""Supports reach from minus to plus the bound in compressed units of the reward scale: rewards of 118 and values of
+5,000 times the size of a typical reward."""
+
+
+class NetworkOutput(NamedTuple):
+    """What the network says of a state."""
+
+    latents: th.Tensor  # [batch, latent_dim]
+    rewards: th.Tensor  # [batch], of the step that led here; zeros for a real observation
+    values: th.Tensor  # [batch]
+    policies: th.Tensor  # [batch, policy outputs]
+
+
+class CategoricalScalar:
+    """Reads and writes scalars as categories: ``scale * decompress(E[support])``.
+
+    :param bound: the support reaches from ``-bound`` to ``bound`` in compressed units
+    :param n_bins: number of points of the support
+    """
+
+    def __init__(self, bound: float, n_bins: int) -> None:
+        self.bound = bound
+        self.n_bins = n_bins
+
+    def decode(self, logits: th.Tensor, scale: th.Tensor) -> th.Tensor:
+        """Scalars ``[...]`` in the environment's units from ``logits [..., n_bins]``."""
+        return scale * decompress(expectation(logits, -self.bound, self.bound))
+
+    def encode(self, scalars: th.Tensor, scale: th.Tensor) -> th.Tensor:
+        """Target distribution ``[..., n_bins]`` of ``scalars [...]``."""
+        return two_hot(compress(scalars / scale), -self.bound, self.bound, self.n_bins)
+
+    def outside(self, scalars: th.Tensor, scale: th.Tensor) -> th.Tensor:
+        """Whether the support is too small for these scalars ``[...]``."""
+        return compress(scalars / scale).abs() > self.bound
+
+
+class EfficientZeroModel(nn.Module):
+    """World model for vector observations.
+
+    Observations are flattened (one-hot where discrete), normalised by the statistics in the module's buffers, and
+    rewards and values are in units of ``reward_scale``, so a copy of the module is a consistent whole.
+
+    :param observation_space: any space that SB3 can flatten
+    :param action_head: encoding of the actions and policy over them
+    :param latent_dim: size of the latent state
+    :param hidden_dim: hidden size of all residual blocks and heads
+    :param n_blocks: residual blocks of the representation and of the dynamics each
+    :param projection_dim: hidden size of the consistency projection
+    """
+
+    observation_mean: th.Tensor
+    observation_std: th.Tensor
+    reward_scale: th.Tensor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_head: DiscreteActionHead | ContinuousActionHead,
+        latent_dim: int = 128,
+        hidden_dim: int = 256,
+        n_blocks: int = 2,
+        projection_dim: int = 512,
+    ) -> None:
+        super().__init__()
+        self.spaces = named_spaces(observation_space)
+        self.action_head = action_head
+        self.latent_dim = latent_dim
+        self.reward_support = CategoricalScalar(REWARD_BOUND, N_REWARD_BINS)
+        self.value_support = CategoricalScalar(VALUE_BOUND, N_VALUE_BINS)
+
+        observation_dim = sum(get_flattened_obs_dim(space) for space in self.spaces.values())
+        self.register_buffer("observation_mean", th.zeros(observation_dim))
+        self.register_buffer("observation_std", th.ones(observation_dim))
+        self.register_buffer("reward_scale", th.ones(()))
+        self.representation = MlpRepresentation(observation_dim, latent_dim, hidden_dim, n_blocks)
+        self.dynamics = MlpDynamics(action_head.encoded_dim, latent_dim, hidden_dim, n_blocks)
+        self.reward_head = head(latent_dim, hidden_dim, N_REWARD_BINS)
+        self.value_head = head(latent_dim, hidden_dim, N_VALUE_BINS)
+        self.policy_head = head(latent_dim, hidden_dim, action_head.output_dim)
+        self.projection = nn.Sequential(
+            nn.Linear(latent_dim, projection_dim),
+            nn.LayerNorm(projection_dim),
+            nn.ReLU(),
+            nn.Linear(projection_dim, projection_dim),
+            nn.LayerNorm(projection_dim),
+            nn.ReLU(),
+            nn.Linear(projection_dim, latent_dim),
+            nn.LayerNorm(latent_dim),
+        )
+        self.prediction = nn.Sequential(
+            nn.Linear(latent_dim, projection_dim),
+            nn.LayerNorm(projection_dim),
+            nn.ReLU(),
+            nn.Linear(projection_dim, latent_dim),
+        )
+
+    def flatten(self, observations: dict[str, th.Tensor]) -> th.Tensor:
+        """Observations by key as vectors ``[batch, observation_dim]``, one-hot where discrete, images in [0, 1]."""
+        return th.cat([_flat(observations[key], space) for key, space in self.spaces.items()], dim=1)
+
+    def represent(self, observations: dict[str, th.Tensor]) -> th.Tensor:
+        """Latent states ``[batch, latent_dim]`` of real observations."""
+        normalised = (self.flatten(observations) - self.observation_mean) / self.observation_std
+        return self.representation(normalised.clamp(-OBSERVATION_CLIP, OBSERVATION_CLIP))
+
+    def next_latents(self, latents: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """One step of the dynamics."""
+        return self.dynamics(latents, self.action_head.encode(actions))
+
+    def values(self, latents: th.Tensor) -> th.Tensor:
+        """Values ``[batch]`` in the environment's units."""
+        return self.value_support.decode(self.value_head(latents), self.reward_scale)
+
+    def value_distance(self, values: th.Tensor, others: th.Tensor) -> th.Tensor:
+        """``|h(v) - h(w)|`` of values in the environment's units: the distance that the value loss sees."""
+        return (compress(values / self.reward_scale) - compress(others / self.reward_scale)).abs()
+
+    def initial_inference(self, observations: dict[str, th.Tensor]) -> NetworkOutput:
+        """Latent state, value and policy of real observations."""
+        latents = self.represent(observations)
+        values = self.values(latents)
+        return NetworkOutput(latents, th.zeros_like(values), values, self.policy_head(latents))
+
+    def recurrent_inference(self, latents: th.Tensor, actions: th.Tensor) -> NetworkOutput:
+        """Next latent state with its reward, value and policy."""
+        latents = self.next_latents(latents, actions)
+        rewards = self.reward_support.decode(self.reward_head(latents), self.reward_scale)
+        return NetworkOutput(latents, rewards, self.values(latents), self.policy_head(latents))
+
+
+def _flat(observations: th.Tensor, space: spaces.Space) -> th.Tensor:
+    """One part of the observation as vectors."""
+    start = getattr(space, "start", None)
+    if start is not None:
+        # One-hot encoding counts from zero; discrete spaces may start elsewhere.
+        observations = observations - th.as_tensor(start, device=observations.device)
+    encoded = preprocess_obs(observations, space)
+    assert isinstance(encoded, th.Tensor)
+    return encoded.flatten(1)

@@ -1,0 +1,60 @@
+"""What the algorithm needs to know about Gymnasium spaces: names of the parts, finiteness, what is supported."""
+
+import numpy as np
+from gymnasium import spaces
+
+from sb3_ezv2.type_aliases import ObservationArrays
+
+
+def named_spaces(space: spaces.Space) -> dict[str, spaces.Space]:
+    """Parts of an observation space by key; a single one is called ``"observation"``."""
+    return dict(space.spaces) if isinstance(space, spaces.Dict) else {"observation": space}
+
+
+def named_arrays(observations: np.ndarray | dict[str, np.ndarray]) -> ObservationArrays:
+    """Observations by key, see :func:`named_spaces`."""
+    return observations if isinstance(observations, dict) else {"observation": observations}
+
+
+def check_action_space(space: spaces.Space) -> None:
+    """Refuse what cannot be searched.
+
+    :raises ValueError: unless ``space`` is ``Discrete`` or a ``Box`` with finite, distinct bounds
+    """
+    if isinstance(space, spaces.Discrete):
+        return
+    if not isinstance(space, spaces.Box):
+        raise ValueError(
+            f"action space {space} is not supported; use Discrete or a bounded Box (flatten others with a wrapper)"
+        )
+    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all() and (space.low < space.high).all()):
+        raise ValueError(
+            f"action space {space} has bounds low={space.low}, high={space.high}; every bound must be finite with "
+            "low < high, for example through gymnasium.wrappers.RescaleAction or a Box with tighter bounds"
+        )
+
+
+def check_observation_space(space: spaces.Space) -> None:
+    """Refuse what cannot be flattened into a vector.
+
+    :raises ValueError: unless every part is ``Box``, ``Discrete``, ``MultiDiscrete`` or ``MultiBinary``
+    """
+    for key, part in named_spaces(space).items():
+        if not isinstance(part, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+            raise ValueError(
+                f"observation space {part} (key {key!r}) is not supported; use Box, Discrete, MultiDiscrete, "
+                "MultiBinary or a Dict of those, for example through gymnasium.wrappers.FlattenObservation"
+            )
+
+
+def check_finite(name: str, array: np.ndarray) -> None:
+    """Refuse NaN and infinity.
+
+    :raises ValueError: naming ``name`` and the first bad entry
+    """
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        bad = np.argwhere(~np.isfinite(array))[0]
+        raise ValueError(
+            f"the environment returned {array[tuple(bad)]} in {name} at index {tuple(bad.tolist())}; the step was not "
+            "stored. Fix the environment or clean its output with a wrapper (VecCheckNan finds the source)"
+        )

@@ -1,0 +1,70 @@
+"""Value targets and masks of a sampled batch: pure functions of numpy arrays.
+
+Index ``j`` runs over the ``unroll + 1`` states of a sample, index 0 being the sampled position.
+"""
+
+import numpy as np
+
+from sb3_ezv2.type_aliases import Masks
+
+
+def n_step_returns(
+    rewards: np.ndarray, n_ahead: np.ndarray, terminated: np.ndarray, discount: float, td_steps: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Discounted sums of up to ``td_steps`` rewards and where to bootstrap (EfficientZero V2, section 4.2).
+
+    ``target_j = returns_j + discounts_j * v(state_{j + steps_j})``, with fewer steps at the end of an episode and a
+    discount of zero if that end is terminal.
+
+    :param rewards: ``[batch, unroll + td_steps]``, zero past the end
+    :param n_ahead: transitions that follow position 0 ``[batch]``
+    :param terminated: whether the state after ``n_ahead`` transitions is terminal ``[batch]``
+    :param discount: of one step
+    :param td_steps: at least 1
+    :return: returns, index of the bootstrap state in the chain, its discount, each ``[batch, unroll + 1]``
+    """
+    unroll = rewards.shape[1] - td_steps
+    positions = np.arange(unroll + 1)
+    steps = np.clip(n_ahead[:, None] - positions, 0, td_steps)
+    windows = np.lib.stride_tricks.sliding_window_view(rewards, td_steps, axis=1)
+    powers = discount ** np.arange(td_steps)
+    returns = (windows * powers).sum(axis=-1)
+    bootstrap = np.minimum(positions + steps, n_ahead[:, None])
+    at_the_end = bootstrap == n_ahead[:, None]
+    discounts = np.where(at_the_end & terminated[:, None], 0.0, discount**steps)
+    return returns.astype(np.float32), bootstrap, discounts.astype(np.float32)
+
+
+def mixed_values(
+    td_values: np.ndarray, search_values: np.ndarray, ages: np.ndarray, td_phase: bool, fresh: float
+) -> np.ndarray:
+    """The mixed value target (EfficientZero V2, section 4.3).
+
+    :param td_values: multi-step targets ``[batch, unroll + 1]``
+    :param search_values: search-based value estimates ``[batch, unroll + 1]``
+    :param ages: observations stored since each state ``[batch, unroll + 1]``
+    :param td_phase: whether fewer than T1 updates have been made
+    :param fresh: T2, the age below which a state uses the multi-step target at any time
+    """
+    return td_values if td_phase else np.where(ages <= fresh, td_values, search_values)
+
+
+def loss_masks(n_ahead: np.ndarray, terminated: np.ndarray, unroll: int) -> Masks:
+    """Which terms count around the end of an episode.
+
+    Past a terminal state the model is absorbing: reward 0 and value 0 are trained there, without policy and
+    consistency. Past any other end nothing is trained; the value of that last state is known only through itself and
+    is left out as well.
+
+    :param n_ahead: transitions that follow the sampled position ``[batch]``
+    :param terminated: whether the state after them is terminal ``[batch]``
+    :param unroll: dynamics steps of the loss
+    """
+    has_successor = np.arange(unroll + 1) < n_ahead[:, None]
+    known = has_successor | terminated[:, None]
+    return Masks(
+        rewards=known[:, :-1].astype(np.float32),
+        values=known.astype(np.float32),
+        policies=has_successor.astype(np.float32),
+        consistency=has_successor[:, :-1].astype(np.float32),
+    )
