@@ -376,7 +376,7 @@ class EfficientZeroV2(BaseAlgorithm):
         buffer, model = self.replay_buffer, self.policy.model
         rewards, terminal, following = buffer.transitions_at(slots)
         both = to_tensors(buffer.observations_at(np.concatenate([slots, following]), self._vec_normalize_env), self.device)
-        values, next_values = model.values(model.represent(both)).chunk(2)
+        values, next_values = model.values(both).chunk(2)
         if self._vec_normalize_env is not None:
             rewards = self._vec_normalize_env.normalize_reward(rewards)
         bootstraps = th.as_tensor(self.gamma * ~terminal, dtype=th.float32, device=self.device) * next_values

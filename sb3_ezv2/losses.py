@@ -83,15 +83,13 @@ def unroll_loss(model: EfficientZeroModel, batch: TensorBatch, coefficients: Los
     first = {key: value[:, 0] for key, value in batch.observations.items()}
     later = {key: value[:, 1:] for key, value in batch.observations.items()}
     latents = unroll_latents(model, model.represent(first), batch.actions)
-    reward_logits = model.reward_head(latents[:, 1:])
-    value_logits = model.value_head(latents)
-    policies = model.policy_head(latents)
+    reward_logits, value_logits, policies = model.heads(latents)
 
     scale = model.reward_scale
     value_targets = model.value_support.encode(batch.values, scale)
     actions = model.action_head
     terms = {
-        "reward": categorical_loss(reward_logits, model.reward_support.encode(batch.rewards, scale)),
+        "reward": categorical_loss(reward_logits[:, 1:], model.reward_support.encode(batch.rewards, scale)),
         "value": categorical_loss(value_logits, value_targets),
         "policy": -actions.log_likelihood(policies, batch.policy_actions, batch.policy_weights),
         "consistency": consistency_loss(model, latents[:, 1:], later),

@@ -141,7 +141,7 @@ class EZV2Policy(BasePolicy):
         :param obs: tensors as ``obs_to_tensor`` makes them
         """
         with th.no_grad():
-            return self.model.values(self.model.represent(self._named_tensors(obs))).unsqueeze(-1)
+            return self.model.values(self._named_tensors(obs)).unsqueeze(-1)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         plan = self.search(observation, deterministic)

@@ -147,7 +147,7 @@ class Reanalyzer:
         )
         slots, inverse = np.unique(np.take_along_axis(batch.slots, bootstrap, axis=1), return_inverse=True)
         observations = to_tensors(buffer.observations_at(slots, env), model.reward_scale.device)
-        values = model.values(model.represent(observations)).cpu().numpy()
+        values = model.values(observations).cpu().numpy()
         return returns + discounts * values[inverse.reshape(bootstrap.shape)]
 
     def _search_targets(

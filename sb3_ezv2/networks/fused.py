@@ -13,7 +13,7 @@ import torch as th
 from torch import nn
 
 from sb3_ezv2.networks.action_heads import MAX_ACTION, MEAN_BOUND, MIN_STD
-from sb3_ezv2.networks.layers import ResidualBlock
+from sb3_ezv2.networks.layers import Heads, ResidualBlock
 from sb3_ezv2.networks.model import EfficientZeroModel
 from sb3_ezv2.supports import EPSILON
 
@@ -43,12 +43,9 @@ class BlockWeights(NamedTuple):
 
 
 class HeadWeights(NamedTuple):
-    """A head: norm, two hidden layers, output."""
+    """One head behind the common norm."""
 
-    norm: NormWeights
-    first: LinearWeights
-    first_norm: NormWeights
-    second: LinearWeights
+    hidden: LinearWeights
     output: LinearWeights
 
 
@@ -67,6 +64,7 @@ class ModelWeights(NamedTuple):
     """Everything that a search needs below the root."""
 
     dynamics: DynamicsWeights
+    norm: NormWeights
     reward: HeadWeights
     value: HeadWeights
     policy: HeadWeights
@@ -89,9 +87,10 @@ def _block(block: nn.Module) -> BlockWeights:
     return BlockWeights(_norm(block.norm), _linear(block.expand), _linear(block.contract))
 
 
-def _head(layers: nn.Sequential) -> HeadWeights:
-    norm, first, first_norm, _, second, _, output = layers
-    return HeadWeights(_norm(norm), _linear(first), _norm(first_norm), _linear(second), _linear(output))
+def _head(heads: Heads, index: int) -> HeadWeights:
+    rows = slice(index * heads.hidden_dim, (index + 1) * heads.hidden_dim)
+    hidden = _linear(heads.hidden)
+    return HeadWeights(LinearWeights(hidden.weight[:, rows], hidden.bias[rows]), _linear(heads.outputs[index]))
 
 
 def model_weights(model: EfficientZeroModel) -> ModelWeights:
@@ -107,9 +106,10 @@ def model_weights(model: EfficientZeroModel) -> ModelWeights:
             _linear(contract),
             tuple(_block(block) for block in model.dynamics.blocks),
         ),
-        reward=_head(model.reward_head),
-        value=_head(model.value_head),
-        policy=_head(model.policy_head),
+        norm=_norm(model.heads.norm),
+        reward=_head(model.heads, 0),
+        value=_head(model.heads, 1),
+        policy=_head(model.heads, 2),
         reward_bound=model.reward_support.bound,
         value_bound=model.value_support.bound,
     )
@@ -161,15 +161,11 @@ def _apply_block(x: np.ndarray, block: BlockWeights) -> None:
 
 
 @nb.njit(nogil=True, fastmath=True)
-def _apply_head(x: np.ndarray, head: HeadWeights) -> np.ndarray:
+def _apply_head(normed: np.ndarray, head: HeadWeights) -> np.ndarray:
     """Outputs of a head."""
-    hidden = np.empty_like(x)
-    _apply_norm(x, head.norm, hidden, False)
-    first = _apply_linear(hidden, head.first)
-    _apply_norm(first, head.first_norm, first, True)
-    second = _apply_linear(first, head.second)
-    _rectify(second)
-    return _apply_linear(second, head.output)
+    hidden = _apply_linear(normed, head.hidden)
+    _rectify(hidden)
+    return _apply_linear(hidden, head.output)
 
 
 @nb.njit(nogil=True)
@@ -214,9 +210,11 @@ def recurrent_inference(
     following += latents
     for block in dynamics.blocks:
         _apply_block(following, block)
-    rewards = _decode(_apply_head(following, weights.reward), weights.reward_bound, scale)
-    values = _decode(_apply_head(following, weights.value), weights.value_bound, scale)
-    return following, rewards, values, _apply_head(following, weights.policy)
+    normed = np.empty_like(following)
+    _apply_norm(following, weights.norm, normed, False)
+    rewards = _decode(_apply_head(normed, weights.reward), weights.reward_bound, scale)
+    values = _decode(_apply_head(normed, weights.value), weights.value_bound, scale)
+    return following, rewards, values, _apply_head(normed, weights.policy)
 
 
 @nb.njit(cache=True, nogil=True)

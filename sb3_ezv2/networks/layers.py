@@ -22,21 +22,29 @@ class ResidualBlock(nn.Module):
         return x + self.contract(th.relu(self.expand(self.norm(x))))
 
 
-def head(dim: int, hidden_dim: int, output_dim: int) -> nn.Sequential:
-    """LayerNorm and two hidden layers; the output layer starts at zero.
+class Heads(nn.Module):
+    """Several heads with one hidden layer each on a common LayerNorm; the output layers start at zero.
 
     Starting at zero makes the first prediction of a categorical head the middle of its support, which is the value 0,
-    and the first policy uniform (or of mean 0).
+    and the first policy uniform (or of mean 0). The hidden layers are one matrix, so that several heads cost little
+    more than one.
+
+    :param dim: size of the input
+    :param hidden_dim: size of the hidden layer of each head
+    :param output_dims: size of the output of each head
     """
-    output = nn.Linear(hidden_dim, output_dim)
-    nn.init.zeros_(output.weight)
-    nn.init.zeros_(output.bias)
-    return nn.Sequential(
-        nn.LayerNorm(dim),
-        nn.Linear(dim, hidden_dim),
-        nn.LayerNorm(hidden_dim),
-        nn.ReLU(),
-        nn.Linear(hidden_dim, hidden_dim),
-        nn.ReLU(),
-        output,
-    )
+
+    def __init__(self, dim: int, hidden_dim: int, output_dims: tuple[int, ...]) -> None:
+        super().__init__()
+        self.hidden_dim = hidden_dim
+        self.norm = nn.LayerNorm(dim)
+        self.hidden = nn.Linear(dim, hidden_dim * len(output_dims))
+        self.outputs = nn.ModuleList(nn.Linear(hidden_dim, n) for n in output_dims)
+        for output in self.outputs:
+            nn.init.zeros_(output.weight)
+            nn.init.zeros_(output.bias)
+
+    def forward(self, x: th.Tensor) -> tuple[th.Tensor, ...]:
+        """``[..., dim]`` to the outputs of all heads."""
+        hidden = th.relu(self.hidden(self.norm(x))).split(self.hidden_dim, dim=-1)
+        return tuple(output(part) for output, part in zip(self.outputs, hidden, strict=True))

@@ -8,7 +8,7 @@ from stable_baselines3.common.preprocessing import get_flattened_obs_dim, prepro
 from torch import nn
 
 from sb3_ezv2.networks.action_heads import ContinuousActionHead, DiscreteActionHead
-from sb3_ezv2.networks.layers import head
+from sb3_ezv2.networks.layers import Heads
 from sb3_ezv2.networks.mlp import MlpDynamics, MlpRepresentation
 from sb3_ezv2.spaces import named_spaces
 from sb3_ezv2.supports import compress, decompress, expectation, two_hot
@@ -24,7 +24,7 @@ class NetworkOutput(NamedTuple):
     """What the network says of a state."""
 
     latents: th.Tensor  # [batch, latent_dim]
-    rewards: th.Tensor  # [batch], of the step that led here; zeros for a real observation
+    rewards: th.Tensor  # [batch], of the step that led here
     values: th.Tensor  # [batch]
     policies: th.Tensor  # [batch, policy outputs]
 
@@ -93,24 +93,19 @@ class EfficientZeroModel(nn.Module):
         self.register_buffer("reward_scale", th.ones(()))
         self.representation = MlpRepresentation(observation_dim, latent_dim, hidden_dim, n_blocks)
         self.dynamics = MlpDynamics(action_head.encoded_dim, latent_dim, hidden_dim, n_blocks)
-        self.reward_head = head(latent_dim, hidden_dim, N_REWARD_BINS)
-        self.value_head = head(latent_dim, hidden_dim, N_VALUE_BINS)
-        self.policy_head = head(latent_dim, hidden_dim, action_head.output_dim)
+        self.heads = Heads(latent_dim, hidden_dim, (N_REWARD_BINS, N_VALUE_BINS, action_head.output_dim))
         self.projection = nn.Sequential(
             nn.Linear(latent_dim, projection_dim),
-            nn.LayerNorm(projection_dim),
-            nn.ReLU(),
-            nn.Linear(projection_dim, projection_dim),
             nn.LayerNorm(projection_dim),
             nn.ReLU(),
             nn.Linear(projection_dim, latent_dim),
             nn.LayerNorm(latent_dim),
         )
         self.prediction = nn.Sequential(
-            nn.Linear(latent_dim, projection_dim),
-            nn.LayerNorm(projection_dim),
+            nn.Linear(latent_dim, latent_dim),
+            nn.LayerNorm(latent_dim),
             nn.ReLU(),
-            nn.Linear(projection_dim, latent_dim),
+            nn.Linear(latent_dim, latent_dim),
         )
 
     def flatten(self, observations: dict[str, th.Tensor]) -> th.Tensor:
@@ -126,25 +121,30 @@ class EfficientZeroModel(nn.Module):
         """One step of the dynamics."""
         return self.dynamics(latents, self.action_head.encode(actions))
 
-    def values(self, latents: th.Tensor) -> th.Tensor:
-        """Values ``[batch]`` in the environment's units."""
-        return self.value_support.decode(self.value_head(latents), self.reward_scale)
+    def values(self, observations: dict[str, th.Tensor]) -> th.Tensor:
+        """Values ``[batch]`` of real observations in the environment's units."""
+        return self.initial_inference(observations).values
 
     def value_distance(self, values: th.Tensor, others: th.Tensor) -> th.Tensor:
         """``|h(v) - h(w)|`` of values in the environment's units: the distance that the value loss sees."""
         return (compress(values / self.reward_scale) - compress(others / self.reward_scale)).abs()
 
     def initial_inference(self, observations: dict[str, th.Tensor]) -> NetworkOutput:
-        """Latent state, value and policy of real observations."""
-        latents = self.represent(observations)
-        values = self.values(latents)
-        return NetworkOutput(latents, th.zeros_like(values), values, self.policy_head(latents))
+        """Latent state, value and policy of real observations; the reward means nothing here."""
+        return self._read(self.represent(observations))
 
     def recurrent_inference(self, latents: th.Tensor, actions: th.Tensor) -> NetworkOutput:
         """Next latent state with its reward, value and policy."""
-        latents = self.next_latents(latents, actions)
-        rewards = self.reward_support.decode(self.reward_head(latents), self.reward_scale)
-        return NetworkOutput(latents, rewards, self.values(latents), self.policy_head(latents))
+        return self._read(self.next_latents(latents, actions))
+
+    def _read(self, latents: th.Tensor) -> NetworkOutput:
+        rewards, values, policies = self.heads(latents)
+        return NetworkOutput(
+            latents,
+            self.reward_support.decode(rewards, self.reward_scale),
+            self.value_support.decode(values, self.reward_scale),
+            policies,
+        )
 
 
 def _flat(observations: th.Tensor, space: spaces.Space) -> th.Tensor:
