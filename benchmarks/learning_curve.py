@@ -30,7 +30,10 @@ EVAL_SEED = 10_000
 def current_commit() -> str:
     """Commit of the working tree, marked when there are changes to tracked files."""
     described = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"], capture_output=True, text=True, check=True
+        ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return described.stdout.strip()
 

@@ -36,8 +36,10 @@ def draw(evaluations: Path, picture: Path, return_before: float) -> None:
     axes.fill_between(timesteps[1:], returns.min(axis=1), returns.max(axis=1), alpha=0.2, label="worst to best episode")
     axes.plot(timesteps, mean, marker="o", label=f"mean of {returns.shape[1]} episodes")
     axes.axhline(BEST_RETURN, color="grey", linestyle="--", linewidth=1, label="best possible")
-    axes.set(xlabel="environment steps", ylabel="return", title=f"EfficientZero V2 on {ENV_ID}", ylim=(0, None))
-    axes.legend(loc="lower right")
+    axes.set(
+        xlabel="environment steps", ylabel="return", title=f"EfficientZero V2 on {ENV_ID}", ylim=(0, 1.5 * BEST_RETURN)
+    )
+    axes.legend(loc="upper left")
     figure.savefig(picture, dpi=150)
     plt.close(figure)
 

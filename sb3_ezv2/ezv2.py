@@ -1,5 +1,7 @@
 """EfficientZero V2 as a Stable-Baselines3 algorithm: collects, replays, reanalyses, learns."""
 
+import io
+import pathlib
 import sys
 import time
 from typing import Any, ClassVar, TypeVar
@@ -10,7 +12,7 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
 from stable_baselines3.common.type_aliases import (
     GymEnv,
     MaybeCallback,
@@ -22,16 +24,16 @@ from stable_baselines3.common.type_aliases import (
 from stable_baselines3.common.utils import safe_mean, should_collect_more_steps
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ezv2.losses import LossCoefficients, TensorBatch, unroll_loss
+from sb3_ezv2.arguments import check_arguments
+from sb3_ezv2.losses import LossCoefficients, tensor_batch, unroll_loss
 from sb3_ezv2.policies import EZV2Policy, MlpPolicy, MultiInputPolicy
-from sb3_ezv2.reanalyze import MixedValueRule, Reanalyzer, to_tensors
+from sb3_ezv2.reanalyze import MixedValueRule, Reanalyzer, bellman_errors
 from sb3_ezv2.replay_buffer import TrajectoryReplayBuffer
 from sb3_ezv2.spaces import check_action_space, check_finite, check_observation_space, named_arrays
+from sb3_ezv2.statistics import DataStatistics
 
 SelfEfficientZeroV2 = TypeVar("SelfEfficientZeroV2", bound="EfficientZeroV2")
 
-SCALE_TOLERANCE = 16.0
-"""The reward scale is set anew when typical rewards have grown or shrunk by this factor."""
 MIN_PRIORITY = 1e-6
 
 
@@ -39,10 +41,49 @@ class EfficientZeroV2(BaseAlgorithm):
     """EfficientZero V2 (EZ-V2): plans in a learned model, from vectors, with discrete or continuous actions.
 
     Paper: https://arxiv.org/abs/2403.00564. The defaults are for runs of a few thousand to a hundred thousand steps on
-    a CPU; ``docs/deviations.md`` lists what differs from the paper's settings and why.
+    a CPU; the page "Deviations from the paper" lists what differs from the paper's settings and why.
 
     :param policy: ``"MlpPolicy"``, ``"MultiInputPolicy"`` or a policy class
     :param env: environment, or its id if registered
+    :param learning_rate: of the optimiser, or a function of the remaining progress (from 1 to 0)
+    :param buffer_size: observations kept, all environments together; memory grows with use
+    :param learning_starts: transitions collected with random actions before the first update
+    :param batch_size: sampled positions per update
+    :param gamma: discount of one step
+    :param train_freq: collect this many steps between updates, or ``(n, "step")`` or ``(n, "episode")``
+    :param gradient_steps: updates each time; -1 for one per collected transition
+    :param replay_buffer_class: subclass of :class:`~sb3_ezv2.replay_buffer.TrajectoryReplayBuffer`
+    :param replay_buffer_kwargs: its further arguments, for example ``{"alpha": 0.6}``
+    :param n_simulations: model calls per search
+    :param n_candidates: actions sampled at the root of a search; ``Discrete`` always has all of them
+    :param n_considered: candidates that sequential halving starts with; ``None`` for half the simulations, at most all
+    :param n_policy_candidates: candidates that come from the policy itself while exploring, the others come from the
+        policy with a larger standard deviation (paper, section 4.1)
+    :param flatten_factor: multiplies that standard deviation
+    :param unroll_steps: dynamics steps of the loss
+    :param td_steps: rewards in the multi-step value target
+    :param td_phase: T1 of the mixed value target: until then it is the multi-step return everywhere. A number of
+        updates (``int``) or a fraction of the run (``float``)
+    :param td_fresh: T2 of the mixed value target: the newest states keep the multi-step return. A number of
+        observations (``int``) or a fraction of the run (``float``)
+    :param target_update_interval: updates between two copies of the network to the target network
+    :param priority_beta: exponent of the importance weights
+    :param reward_coef: weight of the reward loss
+    :param value_coef: weight of the value loss
+    :param policy_coef: weight of the policy loss
+    :param consistency_coef: weight of the consistency loss
+    :param ent_coef: weight of the entropy bonus
+    :param max_grad_norm: gradients are clipped to this norm
+    :param use_target_cache: reuse search results until the target network changes; without, everything is searched
+        every time, which costs more and gives targets of the same distribution
+    :param stats_window_size: episodes that the logged means are taken over
+    :param tensorboard_log: folder of TensorBoard logs
+    :param policy_kwargs: further arguments of the policy, see :class:`~sb3_ezv2.policies.EZV2Policy`
+    :param verbose: 0 nothing, 1 information, 2 debug messages
+    :param seed: of everything random
+    :param device: ``"cpu"``, ``"cuda"`` or ``"auto"``
+    :param _init_setup_model: whether to build the networks at once
+    :raises ValueError: naming the argument, if a value or a space cannot work
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -73,9 +114,9 @@ class EfficientZeroV2(BaseAlgorithm):
         flatten_factor: float = 3.0,
         unroll_steps: int = 5,
         td_steps: int = 5,
-        td_phase: int | float = 0.1,
+        td_phase: int | float = 0.3,
         td_fresh: int | float = 0.2,
-        target_update_interval: int = 100,
+        target_update_interval: int = 50,
         priority_beta: float = 0.4,
         reward_coef: float = 1.0,
         value_coef: float = 0.5,
@@ -142,10 +183,7 @@ class EfficientZeroV2(BaseAlgorithm):
         self.set_random_seed(self.seed)
         check_action_space(self.action_space)
         check_observation_space(self.observation_space)
-        n_candidates = int(self.action_space.n) if isinstance(self.action_space, spaces.Discrete) else self.n_candidates
-        n_considered = self.n_considered or max(1, min(self.n_simulations // 2, n_candidates))
-        if n_considered > n_candidates:
-            raise ValueError(f"n_considered={n_considered} exceeds the {n_candidates} candidates; lower n_considered")
+        check_arguments(vars(self))
         buffer_class = self.replay_buffer_class or TrajectoryReplayBuffer
         self.replay_buffer = buffer_class(
             self.buffer_size,
@@ -161,7 +199,7 @@ class EfficientZeroV2(BaseAlgorithm):
             gamma=self.gamma,
             n_simulations=self.n_simulations,
             n_candidates=self.n_candidates,
-            n_considered=n_considered,
+            n_considered=self.n_considered,
             n_policy_candidates=self.n_policy_candidates,
             flatten_factor=self.flatten_factor,
             **self.policy_kwargs,
@@ -169,10 +207,10 @@ class EfficientZeroV2(BaseAlgorithm):
         self.policy.seed_planning(self.seed)
         head = self.policy.model.action_head
         self.reanalyzer = Reanalyzer(self.policy.planner, self.action_space, head.n_targets, self.use_target_cache)
-        self.observation_statistics = RunningMeanStd(shape=self.policy.model.observation_mean.shape)
-        self.reward_square_sum, self.n_nonzero_rewards = 0.0, 0
         frequency, unit = self.train_freq if isinstance(self.train_freq, tuple) else (self.train_freq, "step")
         self._train_freq = TrainFreq(frequency, TrainFrequencyUnit(unit))
+        if not hasattr(self, "statistics"):  # a loaded model brings its own
+            self.statistics = DataStatistics(len(self.policy.model.observation_mean))
         self._new_slots: list[np.ndarray] = []
         self._stream_is_whole = True
 
@@ -182,6 +220,47 @@ class EfficientZeroV2(BaseAlgorithm):
         self.rng = np.random.default_rng(seed)
         if getattr(self, "policy", None) is not None:
             self.policy.seed_planning(seed)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [
+            *super()._excluded_save_params(),
+            "replay_buffer",
+            "reanalyzer",
+            "rng",
+            "_new_slots",
+            "_stream_is_whole",
+        ]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "policy.optimizer"], []
+
+    def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+        """Save the replay buffer; see :meth:`load_replay_buffer`.
+
+        :param path: file to write, ``.pkl`` is added if it has no suffix
+        """
+        save_to_pkl(path, self.replay_buffer, self.verbose)
+
+    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
+        """Load a replay buffer.
+
+        :param path: file written by :meth:`save_replay_buffer`
+        :param truncate_last_traj: end the episodes that were open when the buffer was saved; without, the next step
+            is stored as their continuation, which is right only if the environments stand where they stood
+        :raises ValueError: if the file holds something else, or a buffer of other spaces or environments
+        """
+        loaded = load_from_pkl(path, self.verbose)
+        if not isinstance(loaded, TrajectoryReplayBuffer):
+            raise ValueError(f"{path} holds a {type(loaded).__name__}, not a TrajectoryReplayBuffer of this package")
+        for name in ("observation_space", "action_space", "n_envs"):
+            theirs, ours = getattr(loaded, name), getattr(self.replay_buffer, name)
+            if theirs != ours:
+                raise ValueError(f"the replay buffer in {path} has {name}={theirs}, the model has {ours}")
+        self.replay_buffer = loaded
+        self.reanalyzer.cache.clear()
+        self._new_slots = []
+        if truncate_last_traj:
+            loaded.close_streams()
 
     # -- collecting ------------------------------------------------------------------------------------------------
 
@@ -281,9 +360,7 @@ class EfficientZeroV2(BaseAlgorithm):
         self._new_slots.append(self.replay_buffer.add(before, after, actions, rewards, dones, infos))
         tensors, _ = self.policy.obs_to_tensor(new_obs)
         flat = self.policy.model.flatten(self.policy._named_tensors(tensors))
-        self.observation_statistics.update(flat.cpu().numpy())
-        self.reward_square_sum += float(np.square(rewards, dtype=np.float64).sum())
-        self.n_nonzero_rewards += int(np.count_nonzero(rewards))
+        self.statistics.update(flat.cpu().numpy(), rewards)
         self._last_obs, self._last_original_obs = new_obs, after
 
     def dump_logs(self) -> None:
@@ -321,21 +398,20 @@ class EfficientZeroV2(BaseAlgorithm):
             targets = self.reanalyzer.targets(
                 batch,
                 self.replay_buffer,
+                self.policy.model,
                 self.policy.target_model,
                 self.target_version,
                 self._value_rule(),
                 self.rng,
                 self._vec_normalize_env,
             )
-            output = unroll_loss(self.policy.model, self._to_tensors(batch, targets), coefficients)
+            output = unroll_loss(self.policy.model, tensor_batch(batch, targets, self.device), coefficients)
             self.policy.optimizer.zero_grad()
             output.total.backward()
             grad_norm = th.nn.utils.clip_grad_norm_(self.policy.model.parameters(), self.max_grad_norm)
             self.policy.optimizer.step()
             self._n_updates += 1
-            self.replay_buffer.update_priorities(
-                batch.slots[:, 0], output.priorities.cpu().numpy() + MIN_PRIORITY
-            )
+            self.replay_buffer.update_priorities(batch.slots[:, 0], output.priorities.cpu().numpy() + MIN_PRIORITY)
         self._log_update(output.total, output.logs, grad_norm)
 
     def _value_rule(self) -> MixedValueRule:
@@ -349,62 +425,23 @@ class EfficientZeroV2(BaseAlgorithm):
         return MixedValueRule(in_phase, fresh)
 
     def _refresh_target(self) -> None:
-        """Bring the statistics up to date and copy the model to the target model."""
+        """Bring the model's statistics up to date and copy it to the target model."""
         model = self.policy.model
-        statistics = self.observation_statistics
-        model.observation_mean.copy_(th.as_tensor(statistics.mean))
-        model.observation_std.copy_(th.as_tensor(np.sqrt(statistics.var + 1e-8)))
-        if self.n_nonzero_rewards > 0:
-            typical = (self.reward_square_sum / self.n_nonzero_rewards) ** 0.5
-            ratio = typical / float(model.reward_scale)
-            if self.target_version == 0 or not 1.0 / SCALE_TOLERANCE < ratio < SCALE_TOLERANCE:
-                model.reward_scale.fill_(typical)
+        self.statistics.set_observations(model)
+        if self.target_version == 0:
+            self.statistics.set_rewards(model)
         self.policy.update_target()
+        # After the copy: should the scale change, the target model still gives values in the units it was trained in.
+        self.statistics.set_rewards(model)
         self.target_version += 1
 
-    @th.no_grad()
     def _prioritise_new_transitions(self) -> None:
         """Give transitions collected since the last update their own Bellman error as priority (paper, appendix)."""
-        if not self._new_slots:
-            return
-        slots = np.concatenate(self._new_slots)
-        self._new_slots = []
-        self.replay_buffer.update_priorities(slots, self._bellman_errors(slots) + MIN_PRIORITY)
-
-    def _bellman_errors(self, slots: np.ndarray) -> np.ndarray:
-        """``|v(s) - (r + gamma v(s'))|`` in compressed units."""
-        buffer, model = self.replay_buffer, self.policy.model
-        rewards, terminal, following = buffer.transitions_at(slots)
-        both = to_tensors(buffer.observations_at(np.concatenate([slots, following]), self._vec_normalize_env), self.device)
-        values, next_values = model.values(both).chunk(2)
-        if self._vec_normalize_env is not None:
-            rewards = self._vec_normalize_env.normalize_reward(rewards)
-        bootstraps = th.as_tensor(self.gamma * ~terminal, dtype=th.float32, device=self.device) * next_values
-        targets = th.as_tensor(rewards, dtype=th.float32, device=self.device) + bootstraps
-        return model.value_distance(values, targets).cpu().numpy()
-
-    def _to_tensors(self, batch: Any, targets: Any) -> TensorBatch:
-        """Batch and targets on the device."""
-        device = self.device
-        action_dim = self.policy.model.action_head.output_dim // 2
-
-        def tensor(array: np.ndarray) -> th.Tensor:
-            return th.as_tensor(array, device=device)
-
-        return TensorBatch(
-            observations=to_tensors(batch.observations, device),
-            actions=tensor(batch.actions),
-            weights=tensor(batch.weights),
-            rewards=tensor(targets.rewards),
-            values=tensor(targets.values),
-            policy_actions=tensor(targets.policies.actions),
-            policy_weights=tensor(targets.policies.weights),
-            reward_mask=tensor(targets.masks.rewards),
-            value_mask=tensor(targets.masks.values),
-            policy_mask=tensor(targets.masks.policies),
-            consistency_mask=tensor(targets.masks.consistency),
-            noise=tensor(self.rng.standard_normal((*targets.values.shape, action_dim), np.float32)),
-        )
+        if self._new_slots:
+            slots = np.concatenate(self._new_slots)
+            self._new_slots = []
+            errors = bellman_errors(self.policy.model, self.replay_buffer, slots, self.gamma, self._vec_normalize_env)
+            self.replay_buffer.update_priorities(slots, errors + MIN_PRIORITY)
 
     def _log_update(self, total: th.Tensor, logs: dict[str, th.Tensor], grad_norm: th.Tensor) -> None:
         """Record the last update."""

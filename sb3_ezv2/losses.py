@@ -2,11 +2,14 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import torch as th
 import torch.nn.functional as F
 
 from sb3_ezv2.networks.model import EfficientZeroModel
 from sb3_ezv2.supports import expectation
+from sb3_ezv2.tensors import to_tensors
+from sb3_ezv2.type_aliases import TrainingTargets, TrajectoryBatch
 
 
 class LossCoefficients(NamedTuple):
@@ -33,7 +36,6 @@ class TensorBatch(NamedTuple):
     value_mask: th.Tensor  # [batch, unroll + 1]
     policy_mask: th.Tensor  # [batch, unroll + 1]
     consistency_mask: th.Tensor  # [batch, unroll]
-    noise: th.Tensor  # [batch, unroll + 1, action_dim], standard normal, for the entropy
 
 
 class LossOutput(NamedTuple):
@@ -42,6 +44,27 @@ class LossOutput(NamedTuple):
     total: th.Tensor  # scalar
     priorities: th.Tensor  # [batch], |prediction - target| of the first value in compressed units
     logs: dict[str, th.Tensor]  # scalars by log key without the prefix
+
+
+def tensor_batch(batch: TrajectoryBatch, targets: TrainingTargets, device: th.device) -> TensorBatch:
+    """Batch and targets on ``device``."""
+
+    def tensor(array: np.ndarray) -> th.Tensor:
+        return th.as_tensor(array, device=device)
+
+    return TensorBatch(
+        observations=to_tensors(batch.observations, device),
+        actions=tensor(batch.actions),
+        weights=tensor(batch.weights),
+        rewards=tensor(targets.rewards),
+        values=tensor(targets.values),
+        policy_actions=tensor(targets.policies.actions),
+        policy_weights=tensor(targets.policies.weights),
+        reward_mask=tensor(targets.masks.rewards),
+        value_mask=tensor(targets.masks.values),
+        policy_mask=tensor(targets.masks.policies),
+        consistency_mask=tensor(targets.masks.consistency),
+    )
 
 
 def unroll_latents(model: EfficientZeroModel, latents: th.Tensor, actions: th.Tensor) -> th.Tensor:
@@ -93,7 +116,7 @@ def unroll_loss(model: EfficientZeroModel, batch: TensorBatch, coefficients: Los
         "value": categorical_loss(value_logits, value_targets),
         "policy": -actions.log_likelihood(policies, batch.policy_actions, batch.policy_weights),
         "consistency": consistency_loss(model, latents[:, 1:], later),
-        "entropy": -actions.entropy(policies, batch.noise),
+        "entropy": -actions.entropy(policies),
     }
     masks = {
         "reward": batch.reward_mask,
@@ -113,9 +136,7 @@ def unroll_loss(model: EfficientZeroModel, batch: TensorBatch, coefficients: Los
         bound = model.value_support.bound
         predicted = expectation(value_logits[:, 0], -bound, bound)
         target = expectation(value_targets[:, 0].clamp(min=1e-30).log(), -bound, bound)
-        logs = {
-            f"{name}_loss": (terms[name] * masks[name]).sum() / masks[name].sum().clamp(min=1.0) for name in terms
-        }
+        logs = {f"{name}_loss": (terms[name] * masks[name]).sum() / masks[name].sum().clamp(min=1.0) for name in terms}
         logs["value_target_outside_rate"] = model.value_support.outside(batch.values, scale).float().mean()
         logs["reward_outside_rate"] = model.reward_support.outside(batch.rewards, scale).float().mean()
     return LossOutput(total, (predicted - target).abs(), logs)

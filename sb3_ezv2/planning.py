@@ -66,9 +66,7 @@ class Planner:
         return noise._replace(gumbel=np.zeros_like(noise.gumbel))
 
     @th.no_grad()
-    def plan(
-        self, model: EfficientZeroModel, observations: dict[str, th.Tensor], noise: Noise, explore: bool
-    ) -> Plan:
+    def plan(self, model: EfficientZeroModel, observations: dict[str, th.Tensor], noise: Noise, explore: bool) -> Plan:
         """Search from the latent states of ``observations``.
 
         :param model: used for every inference
@@ -189,7 +187,9 @@ def _root_candidates(
     """Candidates of every root and their prior logits ``[n, n_candidates]``."""
     head = model.action_head
     if isinstance(head, ContinuousActionHead):
-        candidates = head.root_candidates(root.policies, th.from_numpy(noise.candidates).to(root.latents.device), explore)
+        candidates = head.root_candidates(
+            root.policies, th.from_numpy(noise.candidates).to(root.latents.device), explore
+        )
         return candidates.cpu().numpy(), np.zeros(candidates.shape[:2], np.float32)
     logits = root.policies.cpu().numpy()
     return np.broadcast_to(np.arange(logits.shape[1]), logits.shape), logits

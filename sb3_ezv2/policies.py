@@ -24,7 +24,7 @@ class EZV2Policy(BasePolicy):
     :param gamma: discount of one step
     :param n_simulations: model calls per search
     :param n_candidates: actions sampled at the root of a continuous search; ``Discrete`` always considers all
-    :param n_considered: candidates that sequential halving starts with
+    :param n_considered: candidates that sequential halving starts with; ``None`` for half the simulations, at most all
     :param n_policy_candidates: candidates that come from the policy itself while exploring
     :param flatten_factor: multiplies the standard deviation of the policy that the other candidates come from
     :param latent_dim: size of the latent state
@@ -43,7 +43,7 @@ class EZV2Policy(BasePolicy):
         gamma: float = 0.99,
         n_simulations: int = 16,
         n_candidates: int = 16,
-        n_considered: int = 8,
+        n_considered: int | None = None,
         n_policy_candidates: int = 4,
         flatten_factor: float = 3.0,
         latent_dim: int = 128,
@@ -73,8 +73,15 @@ class EZV2Policy(BasePolicy):
         if optimizer_class is th.optim.Adam:
             self.optimizer_kwargs.setdefault("fused", True)  # one kernel instead of a dozen per parameter
         action_head = make_action_head(action_space, n_candidates, n_policy_candidates, flatten_factor)
-        self.planner = Planner(n_simulations, min(n_considered, action_head.n_candidates), gamma)
-        self.model = EfficientZeroModel(observation_space, action_head, **self.network_kwargs)
+        if n_considered is None:
+            n_considered = max(1, min(n_simulations // 2, action_head.n_candidates))
+        elif not 1 <= n_considered <= action_head.n_candidates:
+            raise ValueError(
+                f"n_considered={n_considered} must lie between 1 and the number of candidates, "
+                f"{action_head.n_candidates}; lower it or raise n_candidates"
+            )
+        self.planner = Planner(n_simulations, n_considered, gamma)
+        self.model = EfficientZeroModel(observation_space, action_head, gamma, **self.network_kwargs)
         self.target_model = deepcopy(self.model)
         self.target_model.requires_grad_(False)
         self.optimizer = optimizer_class(self.model.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
@@ -121,9 +128,7 @@ class EZV2Policy(BasePolicy):
         """
         tensors, _ = self.obs_to_tensor(observation)
         plan = self.search(tensors, deterministic)
-        return plan._replace(
-            actions=self.to_env_actions(plan.actions), candidates=self.to_env_actions(plan.candidates)
-        )
+        return plan._replace(actions=self.to_env_actions(plan.actions), candidates=self.to_env_actions(plan.candidates))
 
     def to_env_actions(self, actions: np.ndarray) -> np.ndarray:
         """Actions of a plan ``[..., *action_shape]`` in the environment's own units and dtype."""

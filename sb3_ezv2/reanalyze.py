@@ -7,12 +7,12 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ezv2.networks.action_heads import ContinuousActionHead
 from sb3_ezv2.networks.model import EfficientZeroModel
 from sb3_ezv2.planning import Plan, Planner
 from sb3_ezv2.replay_buffer import TrajectoryReplayBuffer
 from sb3_ezv2.targets import loss_masks, mixed_values, n_step_returns
-from sb3_ezv2.type_aliases import ObservationArrays, PolicyTargets, TrainingTargets, TrajectoryBatch
+from sb3_ezv2.tensors import to_tensors
+from sb3_ezv2.type_aliases import PolicyTargets, TrainingTargets, TrajectoryBatch
 
 MAX_ROOTS = 1024
 """States searched in one go; more gain nothing and cost memory."""
@@ -23,11 +23,6 @@ class MixedValueRule(NamedTuple):
 
     td_phase: bool  # fewer than T1 updates made: multi-step returns everywhere
     fresh: float  # T2: states at most this old use the multi-step return at any time
-
-
-def to_tensors(observations: ObservationArrays, device: th.device) -> dict[str, th.Tensor]:
-    """Observations as tensors on ``device``."""
-    return {key: th.as_tensor(value, device=device) for key, value in observations.items()}
 
 
 class TargetCache:
@@ -109,6 +104,7 @@ class Reanalyzer:
         self,
         batch: TrajectoryBatch,
         buffer: TrajectoryReplayBuffer,
+        model: EfficientZeroModel,
         target_model: EfficientZeroModel,
         version: int,
         rule: MixedValueRule,
@@ -119,7 +115,8 @@ class Reanalyzer:
 
         :param batch: from ``buffer``
         :param buffer: where the observations of the chains are
-        :param target_model: network that all targets come from
+        :param model: newest network, which multi-step returns bootstrap from
+        :param target_model: network that searches
         :param version: changes whenever ``target_model`` does
         :param rule: of the mixed value target
         :param rng: source of the searches' randomness
@@ -127,8 +124,10 @@ class Reanalyzer:
         """
         unroll = batch.actions.shape[1]
         masks = loss_masks(batch.n_ahead, batch.terminated, unroll)
-        search_values, policies = self._search_targets(batch, buffer, target_model, version, masks.policies > 0, rng, env)
-        td_values = self._td_values(batch, buffer, target_model, env)
+        search_values, policies = self._search_targets(
+            batch, buffer, target_model, version, masks.policies > 0, rng, env
+        )
+        td_values = self._td_values(batch, buffer, model, env)
         return TrainingTargets(
             rewards=batch.rewards[:, :unroll],
             values=mixed_values(td_values, search_values, batch.ages, *rule),
@@ -138,7 +137,11 @@ class Reanalyzer:
 
     @th.no_grad()
     def _td_values(
-        self, batch: TrajectoryBatch, buffer: TrajectoryReplayBuffer, model: EfficientZeroModel, env: VecNormalize | None
+        self,
+        batch: TrajectoryBatch,
+        buffer: TrajectoryReplayBuffer,
+        model: EfficientZeroModel,
+        env: VecNormalize | None,
     ) -> np.ndarray:
         """Multi-step targets ``[batch, unroll + 1]``."""
         td_steps = batch.rewards.shape[1] - batch.actions.shape[1]
@@ -204,3 +207,31 @@ class Reanalyzer:
             actions.append(found.actions)
             weights.append(found.weights)
         return np.concatenate(values), PolicyTargets(np.concatenate(actions), np.concatenate(weights))
+
+
+@th.no_grad()
+def bellman_errors(
+    model: EfficientZeroModel,
+    buffer: TrajectoryReplayBuffer,
+    slots: np.ndarray,
+    discount: float,
+    env: VecNormalize | None = None,
+) -> np.ndarray:
+    """``|h(v(s)) - h(r + discount * v(s'))|`` of transitions: what surprises the current model.
+
+    :param model: gives the values
+    :param buffer: where the transitions are
+    :param slots: of the transitions ``[n]``
+    :param discount: of one step
+    :param env: normalises observations and rewards
+    :return: ``[n]``
+    """
+    rewards, terminal, following = buffer.transitions_at(slots)
+    if env is not None:
+        rewards = env.normalize_reward(rewards)
+    device = model.reward_scale.device
+    both = to_tensors(buffer.observations_at(np.concatenate([slots, following]), env), device)
+    values, next_values = model.values(both).chunk(2)
+    discounts = th.as_tensor(discount * ~terminal, dtype=th.float32, device=device)
+    targets = th.as_tensor(rewards, dtype=th.float32, device=device) + discounts * next_values
+    return model.value_distance(values, targets).cpu().numpy()

@@ -34,8 +34,8 @@ class ActionHead(Protocol):
     def log_likelihood(self, outputs: th.Tensor, actions: th.Tensor, weights: th.Tensor) -> th.Tensor:
         """``sum_i w_i log p(a_i)`` of the policy with these ``outputs [..., output_dim]`` -> ``[...]``."""
 
-    def entropy(self, outputs: th.Tensor, noise: th.Tensor) -> th.Tensor:
-        """Entropy of the policy (an unbiased estimate from ``noise`` where there is no formula) -> ``[...]``."""
+    def entropy(self, outputs: th.Tensor) -> th.Tensor:
+        """Entropy of the policy (an unbiased estimate where there is no formula) -> ``[...]``."""
 
 
 class DiscreteActionHead:
@@ -55,8 +55,8 @@ class DiscreteActionHead:
         """``sum_a w(a) log softmax(outputs)(a)``; ``actions`` is not used."""
         return (weights * F.log_softmax(outputs, dim=-1)).sum(-1)
 
-    def entropy(self, outputs: th.Tensor, noise: th.Tensor) -> th.Tensor:
-        """Exact entropy of the categorical policy; ``noise`` is not used."""
+    def entropy(self, outputs: th.Tensor) -> th.Tensor:
+        """Exact entropy of the categorical policy."""
         log_probabilities = F.log_softmax(outputs, dim=-1)
         return -(log_probabilities.exp() * log_probabilities).sum(-1)
 
@@ -102,10 +102,10 @@ class ContinuousActionHead:
         """``sum_i w_i log p(a_i)`` over the actions of the target."""
         return (weights * self.log_prob(outputs, actions)).sum(-1)
 
-    def entropy(self, outputs: th.Tensor, noise: th.Tensor) -> th.Tensor:
-        """``-log p`` of one reparametrised sample made from standard normal ``noise [..., action_dim]``."""
+    def entropy(self, outputs: th.Tensor) -> th.Tensor:
+        """``-log p`` of one reparametrised sample, from torch's own generator."""
         mean, std = self.gaussian(outputs)
-        return -_squashed_log_density(mean + std * noise, mean, std).sum(-1)
+        return -_squashed_log_density(mean + std * th.randn_like(mean), mean, std).sum(-1)
 
     def root_candidates(self, outputs: th.Tensor, noise: th.Tensor, explore: bool) -> th.Tensor:
         """Candidates at the root ``[n, n_candidates, action_dim]``.

@@ -14,10 +14,11 @@ from sb3_ezv2.spaces import named_spaces
 from sb3_ezv2.supports import compress, decompress, expectation, two_hot
 
 OBSERVATION_CLIP = 10.0
-REWARD_BOUND, N_REWARD_BINS = 10.0, 51
-VALUE_BOUND, N_VALUE_BINS = 75.0, 101
-"""Supports reach from minus to plus the bound in compressed units of the reward scale: rewards of 118 and values of
-5,000 times the size of a typical reward."""
+N_REWARD_BINS, N_VALUE_BINS = 51, 251
+MARGIN = 8.0
+"""Supports reach to rewards of this many times the reward scale, and to the value of such a reward at every step."""
+MAX_HORIZON = 1000.0
+"""Steps that the value's support allows for where the discount is nearly or exactly 1."""
 
 
 class NetworkOutput(NamedTuple):
@@ -61,6 +62,7 @@ class EfficientZeroModel(nn.Module):
 
     :param observation_space: any space that SB3 can flatten
     :param action_head: encoding of the actions and policy over them
+    :param discount: of one step; with the reward scale it sets the reach of the value's support
     :param latent_dim: size of the latent state
     :param hidden_dim: hidden size of all residual blocks and heads
     :param n_blocks: residual blocks of the representation and of the dynamics each
@@ -70,27 +72,31 @@ class EfficientZeroModel(nn.Module):
     observation_mean: th.Tensor
     observation_std: th.Tensor
     reward_scale: th.Tensor
+    reward_is_unscaled: th.Tensor
 
     def __init__(
         self,
         observation_space: spaces.Space,
         action_head: DiscreteActionHead | ContinuousActionHead,
-        latent_dim: int = 128,
-        hidden_dim: int = 256,
-        n_blocks: int = 2,
-        projection_dim: int = 512,
+        discount: float,
+        latent_dim: int,
+        hidden_dim: int,
+        n_blocks: int,
+        projection_dim: int,
     ) -> None:
         super().__init__()
         self.spaces = named_spaces(observation_space)
         self.action_head = action_head
         self.latent_dim = latent_dim
-        self.reward_support = CategoricalScalar(REWARD_BOUND, N_REWARD_BINS)
-        self.value_support = CategoricalScalar(VALUE_BOUND, N_VALUE_BINS)
+        horizon = 1.0 / max(1.0 - discount, 1.0 / MAX_HORIZON)
+        self.reward_support = CategoricalScalar(float(compress(th.tensor(MARGIN))), N_REWARD_BINS)
+        self.value_support = CategoricalScalar(float(compress(th.tensor(MARGIN * horizon))), N_VALUE_BINS)
 
         observation_dim = sum(get_flattened_obs_dim(space) for space in self.spaces.values())
         self.register_buffer("observation_mean", th.zeros(observation_dim))
         self.register_buffer("observation_std", th.ones(observation_dim))
         self.register_buffer("reward_scale", th.ones(()))
+        self.register_buffer("reward_is_unscaled", th.ones((), dtype=th.bool))
         self.representation = MlpRepresentation(observation_dim, latent_dim, hidden_dim, n_blocks)
         self.dynamics = MlpDynamics(action_head.encoded_dim, latent_dim, hidden_dim, n_blocks)
         self.heads = Heads(latent_dim, hidden_dim, (N_REWARD_BINS, N_VALUE_BINS, action_head.output_dim))
@@ -124,6 +130,16 @@ class EfficientZeroModel(nn.Module):
     def values(self, observations: dict[str, th.Tensor]) -> th.Tensor:
         """Values ``[batch]`` of real observations in the environment's units."""
         return self.initial_inference(observations).values
+
+    @th.no_grad()
+    def rescale(self, reward_scale: float) -> None:
+        """Change the unit of rewards and values and let both predictions start again at zero."""
+        self.reward_scale.fill_(reward_scale)
+        self.reward_is_unscaled.fill_(False)
+        for output in self.heads.outputs[:2]:
+            assert isinstance(output, nn.Linear)
+            output.weight.zero_()
+            output.bias.zero_()
 
     def value_distance(self, values: th.Tensor, others: th.Tensor) -> th.Tensor:
         """``|h(v) - h(w)|`` of values in the environment's units: the distance that the value loss sees."""

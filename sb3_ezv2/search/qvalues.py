@@ -43,11 +43,12 @@ def transformed_scores(
     :return: ``n``, the visits of all children
     """
     discount, c_visit, c_scale, min_value_range = constants
-    largest_logit = -np.inf
+    largest_logit = -np.inf  # of the visited actions
     for i in range(n_edges):
         logit = tree.prior_logits[root, first_edge + i]
         scores[i] = logit
-        largest_logit = max(largest_logit, logit)
+        if tree.children[root, first_edge + i] != UNVISITED:
+            largest_logit = max(largest_logit, logit)
 
     total_visits, most_visits = 0, 0
     weighted_q, weight = 0.0, 0.0
@@ -57,8 +58,7 @@ def transformed_scores(
             visits = tree.visits[root, child]
             total_visits += visits
             most_visits = max(most_visits, visits)
-            # The floor keeps a visited action of vanishing prior from dividing 0 by 0.
-            prior = max(np.exp(scores[i] - largest_logit), 1e-30)
+            prior = np.exp(scores[i] - largest_logit)
             weighted_q += prior * edge_value(tree, root, child, discount)
             weight += prior
     if total_visits == 0:

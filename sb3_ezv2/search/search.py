@@ -99,7 +99,8 @@ def search(
     :param n_children: number of actions at every node below the root
     :param settings: budget and constants
     :return: one row per root
-    :raises ValueError: if shapes disagree or more actions are to be considered than there are candidates
+    :raises ValueError: if shapes disagree, more actions are to be considered than there are candidates, or a number
+        is out of its range
     """
     n_roots, n_candidates = root.prior_logits.shape
     if root.values.shape != (n_roots,) or gumbel.shape != (n_roots, n_candidates):
@@ -108,7 +109,14 @@ def search(
         )
     if not 1 <= settings.n_considered <= n_candidates:
         raise ValueError(f"n_considered={settings.n_considered} must lie between 1 and the {n_candidates} candidates")
-    constants = (settings.discount, settings.c_visit, settings.c_scale, settings.min_value_range)
+    if n_children < 1:
+        raise ValueError(f"n_children={n_children} must be at least 1")
+    if not settings.min_value_range > 0:
+        raise ValueError(f"min_value_range={settings.min_value_range} must be positive")
+    schedule = considered_visits(settings.n_considered, settings.n_simulations)
+    # Floats throughout: an integer discount would compile everything once more.
+    discount = float(settings.discount)
+    constants = (discount, float(settings.c_visit), float(settings.c_scale), float(settings.min_value_range))
     gumbel = np.ascontiguousarray(gumbel, np.float32)
     tree = new_tree(n_roots, settings.n_simulations, n_candidates, n_children)
     plant(tree, root.values, root.prior_logits, *map(float, settings.value_bounds))
@@ -116,12 +124,11 @@ def search(
     parallel = n_roots >= PARALLEL_ROOTS
     parents = np.empty(n_roots, np.int64)
     edges = np.empty(n_roots, np.int64)
-    schedule = considered_visits(settings.n_considered, settings.n_simulations)
     for node, visits in enumerate(schedule, start=1):
         _SELECT[parallel](tree, gumbel, visits, n_children, constants, parents, edges)
         expansion = recurrent_fn(node, parents, edges)
         assert expansion.prior_logits.shape == (n_roots, n_children), expansion.prior_logits.shape
-        _EXPAND[parallel](tree, node, parents, edges, Expansion(*expansion), n_candidates, settings.discount)
+        _EXPAND[parallel](tree, node, parents, edges, Expansion(*expansion), n_candidates, discount)
 
     result = SearchResult(
         selected=np.empty(n_roots, np.int64),

@@ -1,0 +1,61 @@
+"""Limits of the algorithm's numbers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+AT_LEAST_ONE = (
+    "buffer_size",
+    "batch_size",
+    "n_simulations",
+    "n_candidates",
+    "unroll_steps",
+    "td_steps",
+    "target_update_interval",
+    "flatten_factor",
+)
+AT_LEAST_ZERO = (
+    "learning_starts",
+    "n_policy_candidates",
+    "td_phase",
+    "td_fresh",
+    "priority_beta",
+    "reward_coef",
+    "value_coef",
+    "policy_coef",
+    "consistency_coef",
+    "ent_coef",
+)
+
+
+def check_range(name: str, value: float, low: float, high: float = np.inf) -> None:
+    """Refuse a number outside ``[low, high]``.
+
+    :raises ValueError: naming the argument
+    """
+    if not low <= value <= high:
+        limits = f"at least {low}" if high == np.inf else f"between {low} and {high}"
+        raise ValueError(f"{name}={value} must be {limits}")
+
+
+def check_arguments(arguments: Mapping[str, Any]) -> None:
+    """Refuse numbers that cannot work.
+
+    :param arguments: of the constructor of :class:`~sb3_ezv2.ezv2.EfficientZeroV2`, by name
+    :raises ValueError: naming the argument, its value and what it must be
+    """
+    for name in AT_LEAST_ONE:
+        check_range(name, arguments[name], 1)
+    for name in AT_LEAST_ZERO:
+        check_range(name, arguments[name], 0)
+    check_range("gamma", arguments["gamma"], 0, 1)
+    check_range("gradient_steps", arguments["gradient_steps"], -1)
+    check_range("n_policy_candidates", arguments["n_policy_candidates"], 0, arguments["n_candidates"])
+    if not arguments["max_grad_norm"] > 0:
+        raise ValueError(f"max_grad_norm={arguments['max_grad_norm']} must be positive")
+    if arguments["batch_size"] > arguments["buffer_size"]:
+        raise ValueError(
+            f"batch_size={arguments['batch_size']} exceeds buffer_size={arguments['buffer_size']}; use a larger "
+            "buffer or a smaller batch"
+        )
