@@ -17,11 +17,20 @@ class Task(NamedTuple):
     settings: dict[str, Any]  # of the constructor; empty for the plain defaults
 
 
-DMC_SETTINGS: dict[str, Any] = {}
+SWINGUP_SETTINGS = {"target_update_interval": 200}
+WALKER_SETTINGS = {
+    "target_update_interval": 400,
+    "learning_rate": 5e-4,
+    "learning_starts": 1_000,
+    "batch_size": 128,
+    "n_simulations": 32,
+    "n_considered": 16,
+    "ent_coef": 0.05,
+}
 
 TASKS = {
     "CartPole-v1": Task(lambda: gym.make("CartPole-v1"), 5_000, 1_000, {}),
     "Pendulum-v1": Task(lambda: gym.make("Pendulum-v1"), 5_000, 1_000, {}),
-    "cartpole-swingup": Task(lambda: make_dmc("cartpole-swingup"), 50_000, 2_000, DMC_SETTINGS),
-    "walker-walk": Task(lambda: make_dmc("walker-walk"), 50_000, 2_500, DMC_SETTINGS),
+    "cartpole-swingup": Task(lambda: make_dmc("cartpole-swingup"), 50_000, 2_000, SWINGUP_SETTINGS),
+    "walker-walk": Task(lambda: make_dmc("walker-walk"), 50_000, 2_500, WALKER_SETTINGS),
 }
