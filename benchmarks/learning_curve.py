@@ -10,10 +10,10 @@ import json
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -79,7 +79,7 @@ class StoreCurve(BaseCallback):
                 "log": {key: float(value) for key, value in losses.items()},
             }
         )
-        self.path.write_text(json.dumps(self.record, indent=1) + "\n")
+        self.path.write_text(json.dumps(self.record, indent=1, default=str) + "\n")
         last = self.record["evaluations"][-1]
         print(f"{last['step']:>7} {last['mean_return']:>9.1f} {last['training_seconds']:>8.0f} s", flush=True)
 
@@ -90,11 +90,9 @@ def main() -> None:
     parser.add_argument("task", choices=sorted(TASKS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="instead of the task's budget")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads; one per run if several run at once")
     parser.add_argument("--settings", type=json.loads, default={}, help="JSON, over the task's settings")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     arguments = parser.parse_args()
-    th.set_num_threads(arguments.threads)
     task = TASKS[arguments.task]
     settings = task.settings | arguments.settings
     path = arguments.out / arguments.task / f"seed-{arguments.seed}.json"
@@ -105,7 +103,7 @@ def main() -> None:
         "settings": settings,
         "command": f"python -m benchmarks.learning_curve {' '.join(sys.argv[1:])}",
         "commit": current_commit(),
-        "torch_threads": arguments.threads,
+        "versions": {name: version(name) for name in ("torch", "numpy", "numba", "stable_baselines3", "gymnasium")},
     }
     env = make_vec_env(task.make_env, 1, seed=arguments.seed)
     model = EfficientZeroV2("MlpPolicy", env, seed=arguments.seed, **settings)

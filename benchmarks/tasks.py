@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import gymnasium as gym
+from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_ezv2.envs.dmc import make_dmc
 
@@ -17,14 +18,11 @@ class Task(NamedTuple):
     settings: dict[str, Any]  # of the constructor; empty for the plain defaults
 
 
-SWINGUP_SETTINGS = {"target_update_interval": 200}
+SWINGUP_SETTINGS = {"target_update_interval": 200, "learning_rate": LinearSchedule(1e-3, 1e-4, 1.0)}
 WALKER_SETTINGS = {
-    "target_update_interval": 400,
-    "learning_rate": 5e-4,
+    "target_update_interval": 200,
+    "learning_rate": LinearSchedule(7e-4, 1e-4, 1.0),
     "learning_starts": 1_000,
-    "batch_size": 128,
-    "n_simulations": 32,
-    "n_considered": 16,
     "ent_coef": 0.05,
 }
 

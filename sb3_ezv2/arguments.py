@@ -52,6 +52,8 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     check_range("gamma", arguments["gamma"], 0, 1)
     check_range("gradient_steps", arguments["gradient_steps"], -1)
     check_range("n_policy_candidates", arguments["n_policy_candidates"], 0, arguments["n_candidates"])
+    if arguments["n_threads"] is not None:
+        check_range("n_threads", arguments["n_threads"], 1)
     if not arguments["max_grad_norm"] > 0:
         raise ValueError(f"max_grad_norm={arguments['max_grad_norm']} must be positive")
     if arguments["batch_size"] > arguments["buffer_size"]:

@@ -1,18 +1,11 @@
 """EfficientZero V2 as a Stable-Baselines3 algorithm: collects, replays, reanalyses, learns."""
 
-import io
-import pathlib
-import sys
-import time
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
 from stable_baselines3.common.type_aliases import (
     GymEnv,
     MaybeCallback,
@@ -21,23 +14,23 @@ from stable_baselines3.common.type_aliases import (
     TrainFreq,
     TrainFrequencyUnit,
 )
-from stable_baselines3.common.utils import safe_mean, should_collect_more_steps
+from stable_baselines3.common.utils import should_collect_more_steps
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ezv2.arguments import check_arguments
 from sb3_ezv2.losses import LossCoefficients, tensor_batch, unroll_loss
 from sb3_ezv2.policies import EZV2Policy, MlpPolicy, MultiInputPolicy
-from sb3_ezv2.reanalyze import MixedValueRule, Reanalyzer, bellman_errors
+from sb3_ezv2.reanalyze import MixedValueRule, Reanalyzer
+from sb3_ezv2.replay_algorithm import ReplayAlgorithm
 from sb3_ezv2.replay_buffer import TrajectoryReplayBuffer
-from sb3_ezv2.spaces import check_action_space, check_finite, check_observation_space, named_arrays
+from sb3_ezv2.spaces import check_action_space, check_finite, check_observation_space, random_actions
 from sb3_ezv2.statistics import DataStatistics
+from sb3_ezv2.tensors import torch_threads
 
 SelfEfficientZeroV2 = TypeVar("SelfEfficientZeroV2", bound="EfficientZeroV2")
 
-MIN_PRIORITY = 1e-6
 
-
-class EfficientZeroV2(BaseAlgorithm):
+class EfficientZeroV2(ReplayAlgorithm):
     """EfficientZero V2 (EZ-V2): plans in a learned model, from vectors, with discrete or continuous actions.
 
     Paper: https://arxiv.org/abs/2403.00564. The defaults are for runs of a few thousand to a hundred thousand steps on
@@ -76,6 +69,8 @@ class EfficientZeroV2(BaseAlgorithm):
     :param max_grad_norm: gradients are clipped to this norm
     :param use_target_cache: reuse search results until the target network changes; without, everything is searched
         every time, which costs more and gives targets of the same distribution
+    :param n_threads: threads of torch while ``learn`` runs on the CPU, ``None`` to leave them alone. Networks of this
+        size gain little from a second thread, and on small virtual machines two can be many times slower than one
     :param stats_window_size: episodes that the logged means are taken over
     :param tensorboard_log: folder of TensorBoard logs
     :param policy_kwargs: further arguments of the policy, see :class:`~sb3_ezv2.policies.EZV2Policy`
@@ -91,7 +86,6 @@ class EfficientZeroV2(BaseAlgorithm):
         "MultiInputPolicy": MultiInputPolicy,
     }
     policy: EZV2Policy
-    replay_buffer: TrajectoryReplayBuffer
     reanalyzer: Reanalyzer
 
     def __init__(
@@ -125,6 +119,7 @@ class EfficientZeroV2(BaseAlgorithm):
         ent_coef: float = 0.005,
         max_grad_norm: float = 5.0,
         use_target_cache: bool = True,
+        n_threads: int | None = 1,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -171,6 +166,7 @@ class EfficientZeroV2(BaseAlgorithm):
         self.ent_coef = ent_coef
         self.max_grad_norm = max_grad_norm
         self.use_target_cache = use_target_cache
+        self.n_threads = n_threads
         self.target_version = 0
         self._n_updates = 0
         if _init_setup_model:
@@ -192,7 +188,7 @@ class EfficientZeroV2(BaseAlgorithm):
             n_envs=self.n_envs,
             **(self.replay_buffer_kwargs or {}),
         )
-        self.policy = self.policy_class(
+        self.policy = self.policy_class(  # type: ignore[assignment]
             self.observation_space,
             self.action_space,
             self.lr_schedule,
@@ -211,7 +207,6 @@ class EfficientZeroV2(BaseAlgorithm):
         self._train_freq = TrainFreq(frequency, TrainFrequencyUnit(unit))
         if not hasattr(self, "statistics"):  # a loaded model brings its own
             self.statistics = DataStatistics(len(self.policy.model.observation_mean))
-        self._new_slots: list[np.ndarray] = []
         self._stream_is_whole = True
 
     def set_random_seed(self, seed: int | None = None) -> None:
@@ -227,40 +222,14 @@ class EfficientZeroV2(BaseAlgorithm):
             "replay_buffer",
             "reanalyzer",
             "rng",
-            "_new_slots",
             "_stream_is_whole",
         ]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer"], []
 
-    def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
-        """Save the replay buffer; see :meth:`load_replay_buffer`.
-
-        :param path: file to write, ``.pkl`` is added if it has no suffix
-        """
-        save_to_pkl(path, self.replay_buffer, self.verbose)
-
-    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
-        """Load a replay buffer.
-
-        :param path: file written by :meth:`save_replay_buffer`
-        :param truncate_last_traj: end the episodes that were open when the buffer was saved; without, the next step
-            is stored as their continuation, which is right only if the environments stand where they stood
-        :raises ValueError: if the file holds something else, or a buffer of other spaces or environments
-        """
-        loaded = load_from_pkl(path, self.verbose)
-        if not isinstance(loaded, TrajectoryReplayBuffer):
-            raise ValueError(f"{path} holds a {type(loaded).__name__}, not a TrajectoryReplayBuffer of this package")
-        for name in ("observation_space", "action_space", "n_envs"):
-            theirs, ours = getattr(loaded, name), getattr(self.replay_buffer, name)
-            if theirs != ours:
-                raise ValueError(f"the replay buffer in {path} has {name}={theirs}, the model has {ours}")
-        self.replay_buffer = loaded
+    def _replay_buffer_loaded(self) -> None:
         self.reanalyzer.cache.clear()
-        self._new_slots = []
-        if truncate_last_traj:
-            loaded.close_streams()
 
     # -- collecting ------------------------------------------------------------------------------------------------
 
@@ -279,12 +248,13 @@ class EfficientZeroV2(BaseAlgorithm):
         )
         assert self.env is not None
         callback.on_training_start(locals(), globals())
-        while self.num_timesteps < total_timesteps:
-            rollout = self.collect_rollouts(self.env, callback, self._train_freq, log_interval)
-            if not rollout.continue_training:
-                break
-            if self.num_timesteps > self.learning_starts and len(self.replay_buffer) >= self.batch_size:
-                self.train(rollout.episode_timesteps if self.gradient_steps < 0 else self.gradient_steps)
+        with torch_threads(self.n_threads if self.device.type == "cpu" else None):
+            while self.num_timesteps < total_timesteps:
+                rollout = self.collect_rollouts(self.env, callback, self._train_freq, log_interval)
+                if not rollout.continue_training:
+                    break
+                if self.num_timesteps > self.learning_starts and len(self.replay_buffer) >= self.batch_size:
+                    self.train(rollout.episode_timesteps if self.gradient_steps < 0 else self.gradient_steps)
         callback.on_training_end()
         return self
 
@@ -336,46 +306,31 @@ class EfficientZeroV2(BaseAlgorithm):
 
     def _choose_actions(self, n_envs: int) -> np.ndarray:
         """Actions counted from 0 or scaled to [-1, 1]: random ones first, then those of an exploring search."""
-        if self.num_timesteps >= self.learning_starts:
-            tensors, _ = self.policy.obs_to_tensor(self._last_obs)
-            return self.policy.search(tensors).actions
-        if isinstance(self.action_space, spaces.Discrete):
-            return self.rng.integers(self.action_space.n, size=n_envs)
-        return self.rng.uniform(-1.0, 1.0, (n_envs, int(np.prod(self.action_space.shape)))).astype(np.float32)
+        if self.num_timesteps < self.learning_starts:
+            return random_actions(self.action_space, (n_envs,), self.rng)
+        assert self._last_obs is not None
+        tensors, _ = self.policy.obs_to_tensor(self._last_obs)
+        return self.policy.search(tensors).actions
 
     def _store(
         self, env: VecEnv, actions: np.ndarray, new_obs: Any, rewards: np.ndarray, dones: np.ndarray, infos: list
     ) -> None:
         """Check one step of every environment and add it to the replay buffer and to the statistics."""
+        assert self._last_obs is not None
         before, after = self._last_obs, new_obs
         if self._vec_normalize_env is not None:
+            assert self._last_original_obs is not None
             before, after = self._last_original_obs, self._vec_normalize_env.get_original_obs()
             rewards = self._vec_normalize_env.get_original_reward()
-        for key, array in named_arrays(after).items():
-            check_finite(f"observation {key!r}", array)
+        check_finite("observation", after)
         check_finite("reward", rewards)
-        for info in (infos[i] for i in np.flatnonzero(dones)):
-            for key, array in named_arrays(info["terminal_observation"]).items():
-                check_finite(f"terminal observation {key!r}", np.asarray(array))
-        self._new_slots.append(self.replay_buffer.add(before, after, actions, rewards, dones, infos))
+        for i in np.flatnonzero(dones):
+            check_finite("terminal observation", infos[i]["terminal_observation"])
+        self.replay_buffer.add(before, after, actions, rewards, dones, infos)
         tensors, _ = self.policy.obs_to_tensor(new_obs)
         flat = self.policy.model.flatten(self.policy._named_tensors(tensors))
         self.statistics.update(flat.cpu().numpy(), rewards)
         self._last_obs, self._last_original_obs = new_obs, after
-
-    def dump_logs(self) -> None:
-        """Write the log of the episodes since the last call."""
-        elapsed = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
-        self.logger.record("time/episodes", self._episode_num, exclude="tensorboard")
-        if len(self.ep_info_buffer) > 0 and len(self.ep_info_buffer[0]) > 0:
-            self.logger.record("rollout/ep_rew_mean", safe_mean([info["r"] for info in self.ep_info_buffer]))
-            self.logger.record("rollout/ep_len_mean", safe_mean([info["l"] for info in self.ep_info_buffer]))
-        self.logger.record("time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / elapsed))
-        self.logger.record("time/time_elapsed", int(elapsed), exclude="tensorboard")
-        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
-        if len(self.ep_success_buffer) > 0:
-            self.logger.record("rollout/success_rate", safe_mean(self.ep_success_buffer))
-        self.logger.dump(step=self.num_timesteps)
 
     # -- learning --------------------------------------------------------------------------------------------------
 
@@ -385,7 +340,7 @@ class EfficientZeroV2(BaseAlgorithm):
         Each samples a batch, brings its targets up to date, takes one optimiser step and updates the priorities.
         """
         self._update_learning_rate(self.policy.optimizer)
-        self._prioritise_new_transitions()
+        self.reanalyzer.prioritise_new(self.policy.model, self.replay_buffer, self._vec_normalize_env)
         coefficients = LossCoefficients(
             self.reward_coef, self.value_coef, self.policy_coef, self.consistency_coef, self.ent_coef
         )
@@ -411,18 +366,15 @@ class EfficientZeroV2(BaseAlgorithm):
             grad_norm = th.nn.utils.clip_grad_norm_(self.policy.model.parameters(), self.max_grad_norm)
             self.policy.optimizer.step()
             self._n_updates += 1
-            self.replay_buffer.update_priorities(batch.slots[:, 0], output.priorities.cpu().numpy() + MIN_PRIORITY)
+            self.replay_buffer.update_priorities(batch.slots[:, 0], output.priorities.cpu().numpy())
         self._log_update(output.total, output.logs, grad_norm)
 
     def _value_rule(self) -> MixedValueRule:
         """T1 and T2 as they stand now; fractions refer to the run's planned length."""
-        planned = max(self._total_timesteps - self.learning_starts, 1)
-        if isinstance(self.td_phase, float):
-            in_phase = self.num_timesteps - self.learning_starts < self.td_phase * planned
-        else:
-            in_phase = self._n_updates < self.td_phase
+        progress = (self.num_timesteps - self.learning_starts) / max(self._total_timesteps - self.learning_starts, 1)
+        done = progress if isinstance(self.td_phase, float) else self._n_updates
         fresh = self.td_fresh * self._total_timesteps if isinstance(self.td_fresh, float) else self.td_fresh
-        return MixedValueRule(in_phase, fresh)
+        return MixedValueRule(td_phase=done < self.td_phase, fresh=fresh)
 
     def _refresh_target(self) -> None:
         """Bring the model's statistics up to date and copy it to the target model."""
@@ -434,14 +386,6 @@ class EfficientZeroV2(BaseAlgorithm):
         # After the copy: should the scale change, the target model still gives values in the units it was trained in.
         self.statistics.set_rewards(model)
         self.target_version += 1
-
-    def _prioritise_new_transitions(self) -> None:
-        """Give transitions collected since the last update their own Bellman error as priority (paper, appendix)."""
-        if self._new_slots:
-            slots = np.concatenate(self._new_slots)
-            self._new_slots = []
-            errors = bellman_errors(self.policy.model, self.replay_buffer, slots, self.gamma, self._vec_normalize_env)
-            self.replay_buffer.update_priorities(slots, errors + MIN_PRIORITY)
 
     def _log_update(self, total: th.Tensor, logs: dict[str, th.Tensor], grad_norm: th.Tensor) -> None:
         """Record the last update."""

@@ -100,6 +100,14 @@ class Reanalyzer:
         self.use_cache = use_cache
         self.searched_fraction = 0.0  # of the last batch
 
+    def prioritise_new(
+        self, model: EfficientZeroModel, buffer: TrajectoryReplayBuffer, env: VecNormalize | None = None
+    ) -> None:
+        """Give new transitions their own Bellman error as priority, so that surprises are replayed at once (paper)."""
+        slots = buffer.take_new_slots()
+        if len(slots) > 0:
+            buffer.update_priorities(slots, bellman_errors(model, buffer, slots, self.planner.discount, env))
+
     def targets(
         self,
         batch: TrajectoryBatch,

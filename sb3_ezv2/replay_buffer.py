@@ -18,7 +18,7 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ezv2.spaces import named_arrays, named_spaces
+from sb3_ezv2.spaces import named_arrays, named_spaces, random_actions
 from sb3_ezv2.sum_tree import find_leaves, new_sum_tree, resized, set_priorities
 from sb3_ezv2.type_aliases import ObservationArrays, TrajectoryBatch
 
@@ -27,6 +27,7 @@ EMPTY, TRANSITION, FRONTIER, TERMINATED, TRUNCATED = range(5)
 
 NO_FRONTIER = -1
 FIRST_ROWS = 1024
+MIN_PRIORITY = 1e-6
 MIN_WEIGHT = 0.1
 """Importance weights are kept at or above this (EfficientZero V2's code)."""
 
@@ -97,6 +98,7 @@ class TrajectoryReplayBuffer:
         self.sum_tree = new_sum_tree(self.n_rows * self.n_envs)
         self.n_observations = 0  # ever stored
         self.n_transitions = 0  # in the buffer now
+        self._new_slots: list[np.ndarray] = []
         self.frontiers = np.full(self.n_envs, NO_FRONTIER, np.int64)
         self.next_rows = np.zeros(self.n_envs, np.int64)
 
@@ -126,8 +128,8 @@ class TrajectoryReplayBuffer:
         :param rewards: ``[n_envs]``
         :param dones: ``[n_envs]``
         :param infos: one dictionary per environment
-        :return: slots of the new transitions ``[n_envs]``; they have the priority 0 until
-            :meth:`update_priorities` gives them one
+        :return: slots of the new transitions ``[n_envs]``; they are not sampled before :meth:`update_priorities` has
+            given them a priority, see :meth:`take_new_slots`
         """
         before, after = named_arrays(observations), named_arrays(next_observations)
         slots = np.empty(self.n_envs, np.int64)
@@ -145,6 +147,13 @@ class TrajectoryReplayBuffer:
                 truncated = infos[env].get("TimeLimit.truncated", False)
                 self.kinds[self.frontiers[env], env] = TRUNCATED if truncated else TERMINATED
             self._write_observation({key: value[env] for key, value in after.items()}, env)
+        self._new_slots.append(slots)
+        return slots
+
+    def take_new_slots(self) -> np.ndarray:
+        """Slots of the transitions stored since the last call, which have no priority yet."""
+        slots = np.concatenate([np.empty(0, np.int64), *self._new_slots])
+        self._new_slots = []
         return slots
 
     def close_streams(self) -> None:
@@ -257,10 +266,7 @@ class TrajectoryReplayBuffer:
         """Stored actions, and random ones past the end of an episode."""
         actions = self.actions.reshape(-1, *self.actions.shape[2:])[slots]
         missing = ~real
-        if isinstance(self.action_space, spaces.Discrete):
-            actions[missing] = rng.integers(self.action_space.n, size=missing.sum())
-        else:
-            actions[missing] = rng.uniform(-1.0, 1.0, size=actions[missing].shape)
+        actions[missing] = random_actions(self.action_space, (int(missing.sum()),), rng)
         return actions
 
     def transitions_at(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -269,11 +275,26 @@ class TrajectoryReplayBuffer:
         following = chains[:, 1]
         return self.rewards.reshape(-1)[slots], self.kinds.reshape(-1)[following] == TERMINATED, following
 
+    def check_same_layout(self, other: "TrajectoryReplayBuffer") -> None:
+        """Refuse a buffer of other spaces or another number of environments.
+
+        :raises ValueError: naming the first difference
+        """
+        for name in ("observation_space", "action_space", "n_envs"):
+            theirs, ours = getattr(other, name), getattr(self, name)
+            if theirs != ours:
+                raise ValueError(
+                    f"the replay buffer has {name}={theirs}, the model has {ours}; load it into a model made for the "
+                    "same environments"
+                )
+
     def update_priorities(self, slots: np.ndarray, priorities: np.ndarray) -> None:
         """Set the priorities of transitions.
 
         :param slots: ``[n]``; those that hold no transition any more are left alone
-        :param priorities: ``[n]``, positive; raised to ``alpha`` here
+        :param priorities: ``[n]``, errors of at least 0; a small constant is added and the sum raised to ``alpha``
         """
         alive = self.kinds.reshape(-1)[slots] == TRANSITION
-        set_priorities(self.sum_tree, slots[alive], np.asarray(priorities, np.float64)[alive] ** self.alpha)
+        set_priorities(
+            self.sum_tree, slots[alive], (np.asarray(priorities, np.float64)[alive] + MIN_PRIORITY) ** self.alpha
+        )

@@ -2,6 +2,7 @@
 
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.preprocessing import get_action_dim
 
 from sb3_ezv2.type_aliases import ObservationArrays
 
@@ -14,6 +15,13 @@ def named_spaces(space: spaces.Space) -> dict[str, spaces.Space]:
 def named_arrays(observations: np.ndarray | dict[str, np.ndarray]) -> ObservationArrays:
     """Observations by key, see :func:`named_spaces`."""
     return observations if isinstance(observations, dict) else {"observation": observations}
+
+
+def random_actions(space: spaces.Space, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Uniformly random actions ``[*shape]`` counted from 0, or ``[*shape, action_dim]`` in [-1, 1]."""
+    if isinstance(space, spaces.Discrete):
+        return rng.integers(space.n, size=shape)
+    return rng.uniform(-1.0, 1.0, (*shape, get_action_dim(space))).astype(np.float32)
 
 
 def check_action_space(space: spaces.Space) -> None:
@@ -47,14 +55,17 @@ def check_observation_space(space: spaces.Space) -> None:
             )
 
 
-def check_finite(name: str, array: np.ndarray) -> None:
-    """Refuse NaN and infinity.
+def check_finite(name: str, values: np.ndarray | dict[str, np.ndarray]) -> None:
+    """Refuse NaN and infinity in what an environment returned.
 
     :raises ValueError: naming ``name`` and the first bad entry
     """
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        bad = np.argwhere(~np.isfinite(array))[0]
-        raise ValueError(
-            f"the environment returned {array[tuple(bad)]} in {name} at index {tuple(bad.tolist())}; the step was not "
-            "stored. Fix the environment or clean its output with a wrapper (VecCheckNan finds the source)"
-        )
+    for key, part in named_arrays(values).items():
+        array = np.asarray(part)
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            bad = tuple(np.argwhere(~np.isfinite(array))[0].tolist())
+            where = f"{name} {key!r}" if isinstance(values, dict) else name
+            raise ValueError(
+                f"the environment returned {array[bad]} in {where} at index {bad}; the step was not stored. Fix the "
+                "environment or clean its output with a wrapper (VecCheckNan finds the source)"
+            )

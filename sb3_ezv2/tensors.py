@@ -1,4 +1,7 @@
-"""From numpy to torch."""
+"""From numpy to torch, and torch's threads."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch as th
 
@@ -8,3 +11,14 @@ from sb3_ezv2.type_aliases import ObservationArrays
 def to_tensors(observations: ObservationArrays, device: th.device) -> dict[str, th.Tensor]:
     """Observations by key as tensors on ``device``."""
     return {key: th.as_tensor(value, device=device) for key, value in observations.items()}
+
+
+@contextmanager
+def torch_threads(n_threads: int | None) -> Iterator[None]:
+    """Let torch use ``n_threads`` threads within the block; ``None`` changes nothing."""
+    before = th.get_num_threads()
+    th.set_num_threads(n_threads or before)
+    try:
+        yield
+    finally:
+        th.set_num_threads(before)

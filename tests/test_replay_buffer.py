@@ -157,11 +157,12 @@ def test_any_streams_equal_the_lists(data, n_envs, rows, unroll, td_steps, discr
 @pytest.mark.parametrize("n_envs", [1, 3])
 def test_growing_and_wrapping_a_long_stream(n_envs):
     """Across every enlargement of the memory and then round the ring."""
-    buffer = TrajectoryReplayBuffer(3000 * n_envs, PLACE, ACTIONS["discrete"], n_envs)
+    buffer = TrajectoryReplayBuffer(2100 * n_envs, PLACE, ACTIONS["discrete"], n_envs)
     streams, rng = Streams(buffer), np.random.default_rng(0)
-    for t in range(1, 4001):
-        streams.step([str(rng.choice(["step", "terminated", "truncated"], p=[0.9, 0.05, 0.05])) for _ in range(n_envs)])
-        if t in (900, 1100, 2100, 2900, 4000):
+    kinds = rng.choice(["step", "terminated", "truncated"], p=[0.9, 0.05, 0.05], size=(2600, n_envs)).tolist()
+    for t, ends in enumerate(kinds, start=1):
+        streams.step(ends)
+        if t in (1000, 1950, 2600):
             assert_equal_to_lists(streams, 3, 2)
 
 
@@ -288,6 +289,27 @@ def test_a_ring_too_small_for_its_environments_is_refused():
     TrajectoryReplayBuffer(9, PLACE, ACTIONS["discrete"], 3)
 
 
+def test_a_step_that_cannot_be_stored_leaves_nothing_behind():
+    """The second environment ends with an observation of a wrong shape."""
+    streams = Streams(TrajectoryReplayBuffer(60, PLACE, ACTIONS["discrete"], 2))
+    for _ in range(5):
+        streams.step(["step", "step"])
+    places = np.array(streams.places, np.float64)
+    with pytest.raises(ValueError):
+        streams.buffer.add(
+            places,
+            places + 1,
+            np.zeros(2, np.int64),
+            np.zeros(2),
+            np.array([False, True]),
+            [{}, {"terminal_observation": np.zeros(7), "TimeLimit.truncated": False}],
+        )
+    streams.close()
+    assert_equal_to_lists(streams, 3, 2)
+    streams.step(["step", "terminated"])
+    assert_equal_to_lists(streams, 3, 2)
+
+
 def test_a_reset_buffer_is_empty_and_works_again():
     streams = Streams(TrajectoryReplayBuffer(20, PLACE, ACTIONS["discrete"]))
     for _ in range(30):
@@ -305,7 +327,9 @@ def test_a_reset_buffer_is_empty_and_works_again():
 
 def array_bytes(thing: Any) -> int:
     """Memory of all arrays in an object's attributes."""
-    arrays = [part for value in vars(thing).values() for part in (value.values() if isinstance(value, dict) else [value])]
+    arrays = [
+        part for value in vars(thing).values() for part in (value.values() if isinstance(value, dict) else [value])
+    ]
     return sum(part.nbytes for part in arrays if isinstance(part, np.ndarray))
 
 
@@ -325,8 +349,7 @@ def test_memory_follows_use_and_observations_are_stored_once():
     for _ in range(5000):
         buffer.add(frame, frame, action, np.zeros(1), done, [{}])
     one_copy = 5000 * frame.nbytes
-    assert one_copy < array_bytes(buffer) < 1.75 * one_copy  # the memory doubles, so up to twice what is used
-    assert array_bytes(buffer) < 9000 * frame.nbytes
+    assert one_copy < array_bytes(buffer) < 1.75 * one_copy  # room is doubled when it ends: here it is for 8192
 
 
 # -- spaces ------------------------------------------------------------------------------------------------------------
@@ -357,7 +380,9 @@ def test_observations_come_back_as_they_were(kind):
     current = [space.sample(), space.sample()]
     for step in range(12):
         following, done = [space.sample(), space.sample()], step % 5 == 4
-        infos = [{"terminal_observation": space.sample(), "TimeLimit.truncated": bool(i)} if done else {} for i in (0, 1)]
+        infos = [
+            {"terminal_observation": space.sample(), "TimeLimit.truncated": bool(i)} if done else {} for i in (0, 1)
+        ]
         slots = buffer.add(stacked(current), stacked(following), np.zeros((2, 1)), np.zeros(2), np.full(2, done), infos)
         stored.append((slots, stacked(current)))
         if done:

@@ -97,7 +97,9 @@ def test_deterministic_chain_with_exact_values():
         for start in range(5):
             chain = np.concatenate([rewards[start:], np.zeros(10)])[: 3 + td_steps]
             ahead = min(5 - start, 3 + td_steps)
-            result = targets_of(chain, np.append(values[start:], np.zeros(12)), ahead, ahead == 5 - start, discount, td_steps)
+            result = targets_of(
+                chain, np.append(values[start:], np.zeros(12)), ahead, ahead == 5 - start, discount, td_steps
+            )
             np.testing.assert_allclose(result, np.append(values[start:], np.zeros(3))[:4], rtol=1e-6)
 
 
@@ -126,7 +128,9 @@ def test_random_walk_with_exact_values(td_steps):
     for k in range(length):
         alive = ~terminated & (k < limits)
         following = states[:, k] + rng.choice([-1, 1], size=n_samples)
-        rewards[alive, k] = ((following == n_states) * 2.0 - (following == -1) * 1.0 + rng.normal(size=n_samples))[alive]
+        rewards[alive, k] = ((following == n_states) * 2.0 - (following == -1) * 1.0 + rng.normal(size=n_samples))[
+            alive
+        ]
         terminated |= alive & ((following < 0) | (following == n_states))
         states[:, k + 1] = np.where(alive, np.where(terminated, -1, following), states[:, k])
         n_ahead += alive

@@ -13,8 +13,12 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
 
 MAX_ACTION = 0.999
-MEAN_BOUND = 5.0
+MEAN_BOUND = 2.0
+"""Means before squashing stay within this (paper: 5). Candidates near the corners of the box win by chance while values
+are still noise; a mean that followed them to 5 would leave no candidate on the other side, and exploration ends."""
 MIN_STD = 0.1
+MIN_FLATTENED_STD = 1.0
+"""Least standard deviation before squashing of the flattened policy, for the same reason."""
 CHILDREN_PER_NODE = 2
 """Sampled actions at every node below the root of a continuous search (EfficientZero V2, section 4.1)."""
 
@@ -64,7 +68,7 @@ class DiscreteActionHead:
 class ContinuousActionHead:
     """A squashed Gaussian policy and candidates sampled from it.
 
-    The mean before squashing is softly clamped to +-5 and the standard deviation is ``softplus(x + 1) + 0.1``.
+    The mean before squashing is softly clamped to +-2 and the standard deviation is ``softplus(x + 1) + 0.1``.
 
     :param action_dim: number of action dimensions
     :param n_candidates: actions sampled at the root
@@ -118,12 +122,13 @@ class ContinuousActionHead:
         :param explore: whether to explore
         """
         mean, std = self.gaussian(outputs.unsqueeze(-2))
-        factors = th.ones(self.n_candidates, 1, device=outputs.device)
+        stds = std.repeat(1, self.n_candidates, 1)
         if explore:
-            factors[self.n_policy_candidates :] = self.flatten_factor
+            flattened = stds[:, self.n_policy_candidates :]
+            flattened.mul_(self.flatten_factor).clamp_(min=MIN_FLATTENED_STD)
         else:
-            factors[0] = 0.0
-        return _squash(mean + std * noise * factors)
+            stds[:, 0] = 0.0
+        return _squash(mean + stds * noise)
 
     def children(self, outputs: th.Tensor, noise: th.Tensor) -> th.Tensor:
         """Actions at a node below the root ``[n, n_children, action_dim]`` from ``noise`` of that shape."""

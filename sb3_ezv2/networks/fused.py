@@ -14,7 +14,7 @@ from torch import nn
 
 from sb3_ezv2.networks.action_heads import MAX_ACTION, MEAN_BOUND, MIN_STD
 from sb3_ezv2.networks.layers import Heads, ResidualBlock
-from sb3_ezv2.networks.model import EfficientZeroModel
+from sb3_ezv2.networks.model import POLICY, REWARD, VALUE, EfficientZeroModel
 from sb3_ezv2.supports import EPSILON
 
 NORM_EPSILON = 1e-5
@@ -107,9 +107,9 @@ def model_weights(model: EfficientZeroModel) -> ModelWeights:
             tuple(_block(block) for block in model.dynamics.blocks),
         ),
         norm=_norm(model.heads.norm),
-        reward=_head(model.heads, 0),
-        value=_head(model.heads, 1),
-        policy=_head(model.heads, 2),
+        reward=_head(model.heads, REWARD),
+        value=_head(model.heads, VALUE),
+        policy=_head(model.heads, POLICY),
         reward_bound=model.reward_support.bound,
         value_bound=model.value_support.bound,
     )

@@ -1,6 +1,9 @@
 """Building blocks of the networks for vectors."""
 
+from collections.abc import Iterable
+
 import torch as th
+import torch.nn.functional as F
 from torch import nn
 
 
@@ -40,9 +43,19 @@ class Heads(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.hidden = nn.Linear(dim, hidden_dim * len(output_dims))
         self.outputs = nn.ModuleList(nn.Linear(hidden_dim, n) for n in output_dims)
-        for output in self.outputs:
-            nn.init.zeros_(output.weight)
-            nn.init.zeros_(output.bias)
+        self.reset_outputs(range(len(output_dims)))
+
+    def reset_outputs(self, indices: Iterable[int]) -> None:
+        """Let these heads predict zeros again."""
+        for index in indices:
+            for parameter in self.outputs[index].parameters():
+                nn.init.zeros_(parameter)
+
+    def one(self, x: th.Tensor, index: int) -> th.Tensor:
+        """``[..., dim]`` to the output of one head."""
+        rows = slice(index * self.hidden_dim, (index + 1) * self.hidden_dim)
+        hidden = F.linear(self.norm(x), self.hidden.weight[rows], self.hidden.bias[rows])
+        return self.outputs[index](th.relu(hidden))
 
     def forward(self, x: th.Tensor) -> tuple[th.Tensor, ...]:
         """``[..., dim]`` to the outputs of all heads."""

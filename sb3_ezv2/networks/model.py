@@ -13,6 +13,8 @@ from sb3_ezv2.networks.mlp import MlpDynamics, MlpRepresentation
 from sb3_ezv2.spaces import named_spaces
 from sb3_ezv2.supports import compress, decompress, expectation, two_hot
 
+REWARD, VALUE, POLICY = range(3)
+"""Order of the heads."""
 OBSERVATION_CLIP = 10.0
 N_REWARD_BINS, N_VALUE_BINS = 51, 251
 MARGIN = 8.0
@@ -129,17 +131,15 @@ class EfficientZeroModel(nn.Module):
 
     def values(self, observations: dict[str, th.Tensor]) -> th.Tensor:
         """Values ``[batch]`` of real observations in the environment's units."""
-        return self.initial_inference(observations).values
+        logits = self.heads.one(self.represent(observations), VALUE)
+        return self.value_support.decode(logits, self.reward_scale)
 
     @th.no_grad()
     def rescale(self, reward_scale: float) -> None:
         """Change the unit of rewards and values and let both predictions start again at zero."""
         self.reward_scale.fill_(reward_scale)
         self.reward_is_unscaled.fill_(False)
-        for output in self.heads.outputs[:2]:
-            assert isinstance(output, nn.Linear)
-            output.weight.zero_()
-            output.bias.zero_()
+        self.heads.reset_outputs((REWARD, VALUE))
 
     def value_distance(self, values: th.Tensor, others: th.Tensor) -> th.Tensor:
         """``|h(v) - h(w)|`` of values in the environment's units: the distance that the value loss sees."""
