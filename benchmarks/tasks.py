@@ -16,6 +16,7 @@ class Task(NamedTuple):
     n_steps: int  # environment steps, or decisions where actions are repeated
     eval_interval: int
     settings: dict[str, Any]  # of the constructor; empty for the plain defaults
+    asked: dict[int, float]  # mean return to be reached, by step
 
 
 SWINGUP_SETTINGS = {"target_update_interval": 200, "learning_rate": LinearSchedule(1e-3, 1e-4, 1.0)}
@@ -27,8 +28,10 @@ WALKER_SETTINGS = {
 }
 
 TASKS = {
-    "CartPole-v1": Task(lambda: gym.make("CartPole-v1"), 5_000, 1_000, {}),
-    "Pendulum-v1": Task(lambda: gym.make("Pendulum-v1"), 5_000, 1_000, {}),
-    "cartpole-swingup": Task(lambda: make_dmc("cartpole-swingup"), 50_000, 2_000, SWINGUP_SETTINGS),
-    "walker-walk": Task(lambda: make_dmc("walker-walk"), 50_000, 2_500, WALKER_SETTINGS),
+    "CartPole-v1": Task(lambda: gym.make("CartPole-v1"), 5_000, 1_000, {}, {3_000: 475, 5_000: 475}),
+    "Pendulum-v1": Task(lambda: gym.make("Pendulum-v1"), 5_000, 1_000, {}, {3_000: -200, 5_000: -160}),
+    "cartpole-swingup": Task(
+        lambda: make_dmc("cartpole-swingup"), 50_000, 2_000, SWINGUP_SETTINGS, {16_000: 780, 50_000: 850}
+    ),
+    "walker-walk": Task(lambda: make_dmc("walker-walk"), 50_000, 2_500, WALKER_SETTINGS, {50_000: 940}),
 }

@@ -17,6 +17,8 @@ MAX_FUNCTION_LINES = 60
 LAYERS = {
     "type_aliases": 0,
     "spaces": 1,
+    "arguments": 1,
+    "tensors": 1,
     "supports": 1,
     "targets": 1,
     "augmentation": 1,
@@ -27,7 +29,9 @@ LAYERS = {
     "planning": 3,
     "policies": 3,
     "losses": 3,
+    "statistics": 3,
     "reanalyze": 4,
+    "replay_algorithm": 4,
     "ezv2": 5,
     "zoo": 6,
     "envs": 6,

@@ -277,7 +277,7 @@ def test_bad_number_from_the_environment(at, value, part):
     assert model.num_timesteps == len(model.replay_buffer) == 2 * (at - 1)  # nothing of that step, of no environment
     assert_finite_parameters(model)
     episode, step = {1: (0, 0), 5: (0, 4), 7: (0, 6), 16: (1, 8), 33: (4, 0)}[at]
-    model.learn(80, reset_num_timesteps=False)
+    model.learn(50, reset_num_timesteps=False)
     assert_windows_name_themselves(model.replay_buffer, closed={(0, episode, step), (1, episode, step)})
     assert_finite_parameters(model)
     assert model._n_updates > 0
@@ -438,17 +438,15 @@ class Interrupt(BaseCallback):
         return True
 
 
-@pytest.mark.parametrize(
-    "at, reset_num_timesteps", [(1, True), (12, False), (16, True), (16, False), (38, True), (39, False)]
-)
+@pytest.mark.parametrize("at, reset_num_timesteps", [(1, True), (16, True), (16, False), (38, False)])
 def test_ctrl_c_inside_a_step(at, reset_num_timesteps, tmp_path):
     """The second of two environments is interrupted after the first one has made its step."""
     model = tiny_model(DummyVecEnv([ProvenanceEnv, lambda: Tampered(ProvenanceEnv(1), at, interrupt)]))
     with pytest.raises(KeyboardInterrupt):
         model.learn(200)
     assert len(model.replay_buffer) == 2 * (at - 1)
-    episode, step = {1: (0, 0), 12: (1, 4), 16: (1, 8), 38: (4, 5), 39: (4, 6)}[at]
-    model.learn(90, reset_num_timesteps=reset_num_timesteps)
+    episode, step = {1: (0, 0), 16: (1, 8), 38: (4, 5)}[at]
+    model.learn(50, reset_num_timesteps=reset_num_timesteps)
     assert_windows_name_themselves(model.replay_buffer, closed={(env, episode, step) for env in (0, 1)})
     assert_usable(model, tmp_path)
 

@@ -23,7 +23,8 @@ def fingerprint() -> str:
     digest = hashlib.sha256()
     for action_space in (DISCRETE, CONTINUOUS):
         env = RandomEnv(action_space=action_space)
-        model = tiny_model(env, target_update_interval=100, seed=7).learn(30 + UPDATES)
+        model = tiny_model(env, target_update_interval=100, gradient_steps=3, seed=7)
+        model.learn(30 + UPDATES // 3)
         assert model._n_updates == UPDATES
         for name, value in sorted(parameters_of(model).items()):
             assert np.isfinite(value).all(), name
@@ -47,7 +48,7 @@ def test_two_processes_find_the_same_parameters():
 @pytest.mark.parametrize("action_space", [DISCRETE, CONTINUOUS], ids=["discrete", "continuous"])
 def test_the_same_seed_twice_in_one_process(action_space):
     def run(seed: int):
-        return tiny_model(RandomEnv(action_space=action_space), seed=seed, target_update_interval=20).learn(90)
+        return tiny_model(RandomEnv(action_space=action_space), seed=seed, target_update_interval=20).learn(70)
 
     first = run(3)
     np.random.default_rng().random()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch as th
-from gymnasium import spaces
 
 from sb3_ezv2 import planning
 from sb3_ezv2.networks.fused import FusedModel, sample_children, supports_fusion
@@ -13,7 +12,7 @@ from sb3_ezv2.networks.model import EfficientZeroModel
 from sb3_ezv2.planning import Planner
 from tests.tiny import CONTINUOUS, DISCRETE, ONE_DIMENSION, tiny_network
 
-ACTION_SPACES = {"discrete": DISCRETE, "one_action": spaces.Discrete(1), "box": CONTINUOUS, "box1": ONE_DIMENSION}
+ACTION_SPACES = {"discrete": DISCRETE, "box": CONTINUOUS, "box1": ONE_DIMENSION}
 
 
 def random_step(model: EfficientZeroModel, n: int, seed: int = 0) -> tuple[th.Tensor, th.Tensor, np.ndarray]:

@@ -117,7 +117,7 @@ def test_with_noise_the_cache_keeps_the_distribution(action_space):
     setting = Setting(action_space)
     setting.fill(12)
     batch = setting.sample(10)
-    n = 400
+    n = 200
     draws: dict[bool, list[np.ndarray]] = {True: [], False: []}
     for cache, found in draws.items():
         for seed in range(n):
@@ -132,7 +132,7 @@ def test_with_noise_the_cache_keeps_the_distribution(action_space):
     difference = np.abs(cached.mean(axis=0) - uncached.mean(axis=0))
     assert (difference <= 5.0 * errors + 1e-4).all()
     spreads = cached.std(axis=0).mean(), uncached.std(axis=0).mean()
-    assert spreads[0] == pytest.approx(spreads[1], rel=0.1)
+    assert spreads[0] == pytest.approx(spreads[1], rel=0.15)
 
 
 def test_a_second_batch_searches_only_what_is_new():

@@ -304,7 +304,6 @@ def test_order_of_events_and_locals():
 ACTION_SPACES = {
     "discrete": spaces.Discrete(4),
     "discrete_from_5": spaces.Discrete(3, start=5),
-    "one_action": spaces.Discrete(1),
     "box": SMALL_BOX,
     "box64": spaces.Box(-1.0, 3.0, (1,), np.float64),
     "matrix": spaces.Box(np.full((2, 3), -5.0, np.float32), np.arange(6, dtype=np.float32).reshape(2, 3)),
