@@ -13,7 +13,6 @@ AT_LEAST_ONE = (
     "unroll_steps",
     "td_steps",
     "target_update_interval",
-    "flatten_factor",
 )
 AT_LEAST_ZERO = (
     "learning_starts",
@@ -27,6 +26,15 @@ AT_LEAST_ZERO = (
     "consistency_coef",
     "ent_coef",
 )
+
+
+def check_integer(name: str, value: object, low: int) -> None:
+    """Refuse what is not an integer of at least ``low``.
+
+    :raises ValueError: naming the argument
+    """
+    if not isinstance(value, int | np.integer) or value < low:
+        raise ValueError(f"{name}={value!r} must be an integer of at least {low}")
 
 
 def check_range(name: str, value: float, low: float, high: float = np.inf) -> None:
@@ -46,14 +54,20 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     :raises ValueError: naming the argument, its value and what it must be
     """
     for name in AT_LEAST_ONE:
-        check_range(name, arguments[name], 1)
+        check_integer(name, arguments[name], 1)
     for name in AT_LEAST_ZERO:
         check_range(name, arguments[name], 0)
-    check_range("gamma", arguments["gamma"], 0, 1)
-    check_range("gradient_steps", arguments["gradient_steps"], -1)
+    for name in ("tau", "gamma"):
+        check_range(name, arguments[name], 0, 1)
+    check_range("flatten_factor", arguments["flatten_factor"], 1)
+    check_integer("gradient_steps", arguments["gradient_steps"], -1)
+    train_freq = arguments["train_freq"]
+    frequency, unit = train_freq if isinstance(train_freq, tuple) else (train_freq, "step")
+    if not isinstance(frequency, int) or frequency < 1 or unit not in ("step", "episode"):
+        raise ValueError(f'train_freq={train_freq!r} must be a number of at least 1, or (number, "step" or "episode")')
     check_range("n_policy_candidates", arguments["n_policy_candidates"], 0, arguments["n_candidates"])
     if arguments["n_threads"] is not None:
-        check_range("n_threads", arguments["n_threads"], 1)
+        check_integer("n_threads", arguments["n_threads"], 1)
     if not arguments["max_grad_norm"] > 0:
         raise ValueError(f"max_grad_norm={arguments['max_grad_norm']} must be positive")
     if arguments["batch_size"] > arguments["buffer_size"]:

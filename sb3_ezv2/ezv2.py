@@ -23,7 +23,7 @@ from sb3_ezv2.policies import EZV2Policy, MlpPolicy, MultiInputPolicy
 from sb3_ezv2.reanalyze import MixedValueRule, Reanalyzer
 from sb3_ezv2.replay_algorithm import ReplayAlgorithm
 from sb3_ezv2.replay_buffer import TrajectoryReplayBuffer
-from sb3_ezv2.spaces import check_action_space, check_finite, check_observation_space, random_actions
+from sb3_ezv2.spaces import check_action_space, check_observation_space, random_actions
 from sb3_ezv2.statistics import DataStatistics
 from sb3_ezv2.tensors import torch_threads
 
@@ -42,6 +42,8 @@ class EfficientZeroV2(ReplayAlgorithm):
     :param buffer_size: observations kept, all environments together; memory grows with use
     :param learning_starts: transitions collected with random actions before the first update
     :param batch_size: sampled positions per update
+    :param tau: share of the newest weights that enters the running average after every update; the average acts, and
+        the target network is copied from it
     :param gamma: discount of one step
     :param train_freq: collect this many steps between updates, or ``(n, "step")`` or ``(n, "episode")``
     :param gradient_steps: updates each time; -1 for one per collected transition
@@ -59,7 +61,7 @@ class EfficientZeroV2(ReplayAlgorithm):
         updates (``int``) or a fraction of the run (``float``)
     :param td_fresh: T2 of the mixed value target: the newest states keep the multi-step return. A number of
         observations (``int``) or a fraction of the run (``float``)
-    :param target_update_interval: updates between two copies of the network to the target network
+    :param target_update_interval: updates between two copies of the average to the target network
     :param priority_beta: exponent of the importance weights
     :param reward_coef: weight of the reward loss
     :param value_coef: weight of the value loss
@@ -96,6 +98,7 @@ class EfficientZeroV2(ReplayAlgorithm):
         buffer_size: int = 1_000_000,
         learning_starts: int = 500,
         batch_size: int = 64,
+        tau: float = 0.02,
         gamma: float = 0.99,
         train_freq: int | tuple[int, str] = 1,
         gradient_steps: int = -1,
@@ -143,6 +146,7 @@ class EfficientZeroV2(ReplayAlgorithm):
         self.buffer_size = buffer_size
         self.learning_starts = learning_starts
         self.batch_size = batch_size
+        self.tau = tau
         self.gamma = gamma
         self.train_freq = train_freq
         self.gradient_steps = gradient_steps
@@ -180,6 +184,10 @@ class EfficientZeroV2(ReplayAlgorithm):
         check_action_space(self.action_space)
         check_observation_space(self.observation_space)
         check_arguments(vars(self))
+        if not issubclass(self.policy_class, EZV2Policy):
+            raise ValueError(
+                f"policy={self.policy_class} is not a policy of this algorithm; use 'MlpPolicy' or a subclass"
+            )
         buffer_class = self.replay_buffer_class or TrajectoryReplayBuffer
         self.replay_buffer = buffer_class(
             self.buffer_size,
@@ -188,7 +196,7 @@ class EfficientZeroV2(ReplayAlgorithm):
             n_envs=self.n_envs,
             **(self.replay_buffer_kwargs or {}),
         )
-        self.policy = self.policy_class(  # type: ignore[assignment]
+        self.policy = self.policy_class(
             self.observation_space,
             self.action_space,
             self.lr_schedule,
@@ -207,7 +215,6 @@ class EfficientZeroV2(ReplayAlgorithm):
         self._train_freq = TrainFreq(frequency, TrainFrequencyUnit(unit))
         if not hasattr(self, "statistics"):  # a loaded model brings its own
             self.statistics = DataStatistics(len(self.policy.model.observation_mean))
-        self._stream_is_whole = True
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seed everything: torch, numpy, the action space, the environments, replay and search."""
@@ -227,6 +234,11 @@ class EfficientZeroV2(ReplayAlgorithm):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer"], []
+
+    def set_parameters(self, *args: Any, **kwargs: Any) -> None:
+        """Set the parameters of the policy and its optimiser; see ``BaseAlgorithm.set_parameters``."""
+        super().set_parameters(*args, **kwargs)
+        self.reanalyzer.cache.clear()
 
     def _replay_buffer_loaded(self) -> None:
         self.reanalyzer.cache.clear()
@@ -258,17 +270,6 @@ class EfficientZeroV2(ReplayAlgorithm):
         callback.on_training_end()
         return self
 
-    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
-        if not self._stream_is_whole:
-            # The last step was interrupted between the environment and the buffer: begin again from a reset.
-            self._last_obs = None
-        before = self._last_obs
-        result = super()._setup_learn(*args, **kwargs)
-        if self._last_obs is not before:
-            self.replay_buffer.close_streams()
-        self._stream_is_whole = True
-        return result
-
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, train_freq: TrainFreq, log_interval: int | None = None
     ) -> RolloutReturn:
@@ -284,10 +285,9 @@ class EfficientZeroV2(ReplayAlgorithm):
         callback.on_rollout_start()
         while should_collect_more_steps(train_freq, n_steps, n_episodes):
             actions = self._choose_actions(env.num_envs)
-            self._stream_is_whole = False
-            new_obs, rewards, dones, infos = env.step(self.policy.to_env_actions(actions))
-            self._store(env, actions, new_obs, rewards, dones, infos)
-            self._stream_is_whole = True
+            with self._whole_step():
+                new_obs, rewards, dones, infos = env.step(self.policy.to_env_actions(actions))
+                self._store(actions, new_obs, rewards, dones, infos)
             self.num_timesteps += env.num_envs
             n_steps += 1
             n_transitions += env.num_envs
@@ -313,24 +313,13 @@ class EfficientZeroV2(ReplayAlgorithm):
         return self.policy.search(tensors).actions
 
     def _store(
-        self, env: VecEnv, actions: np.ndarray, new_obs: Any, rewards: np.ndarray, dones: np.ndarray, infos: list
+        self, actions: np.ndarray, new_obs: Any, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
     ) -> None:
-        """Check one step of every environment and add it to the replay buffer and to the statistics."""
-        assert self._last_obs is not None
-        before, after = self._last_obs, new_obs
-        if self._vec_normalize_env is not None:
-            assert self._last_original_obs is not None
-            before, after = self._last_original_obs, self._vec_normalize_env.get_original_obs()
-            rewards = self._vec_normalize_env.get_original_reward()
-        check_finite("observation", after)
-        check_finite("reward", rewards)
-        for i in np.flatnonzero(dones):
-            check_finite("terminal observation", infos[i]["terminal_observation"])
-        self.replay_buffer.add(before, after, actions, rewards, dones, infos)
+        """Add one step of every environment to the replay buffer and to the statistics."""
+        self._add_to_buffer(actions, new_obs, rewards, dones, infos)
         tensors, _ = self.policy.obs_to_tensor(new_obs)
         flat = self.policy.model.flatten(self.policy._named_tensors(tensors))
         self.statistics.update(flat.cpu().numpy(), rewards)
-        self._last_obs, self._last_original_obs = new_obs, after
 
     # -- learning --------------------------------------------------------------------------------------------------
 
@@ -339,8 +328,10 @@ class EfficientZeroV2(ReplayAlgorithm):
 
         Each samples a batch, brings its targets up to date, takes one optimiser step and updates the priorities.
         """
+        if gradient_steps < 1:
+            return
         self._update_learning_rate(self.policy.optimizer)
-        self.reanalyzer.prioritise_new(self.policy.model, self.replay_buffer, self._vec_normalize_env)
+        self.reanalyzer.prioritise_new(self.policy.average_model, self.replay_buffer, self._vec_normalize_env)
         coefficients = LossCoefficients(
             self.reward_coef, self.value_coef, self.policy_coef, self.consistency_coef, self.ent_coef
         )
@@ -353,7 +344,7 @@ class EfficientZeroV2(ReplayAlgorithm):
             targets = self.reanalyzer.targets(
                 batch,
                 self.replay_buffer,
-                self.policy.model,
+                self.policy.average_model,
                 self.policy.target_model,
                 self.target_version,
                 self._value_rule(),
@@ -365,6 +356,7 @@ class EfficientZeroV2(ReplayAlgorithm):
             output.total.backward()
             grad_norm = th.nn.utils.clip_grad_norm_(self.policy.model.parameters(), self.max_grad_norm)
             self.policy.optimizer.step()
+            self.policy.update_average(self.tau)
             self._n_updates += 1
             self.replay_buffer.update_priorities(batch.slots[:, 0], output.priorities.cpu().numpy())
         self._log_update(output.total, output.logs, grad_norm)
@@ -377,14 +369,15 @@ class EfficientZeroV2(ReplayAlgorithm):
         return MixedValueRule(td_phase=done < self.td_phase, fresh=fresh)
 
     def _refresh_target(self) -> None:
-        """Bring the model's statistics up to date and copy it to the target model."""
-        model = self.policy.model
-        self.statistics.set_observations(model)
+        """Bring the models' statistics up to date and copy the average model to the target model."""
+        policy = self.policy
+        trained = (policy.model, policy.average_model)
+        self.statistics.set_observations(*trained)
         if self.target_version == 0:
-            self.statistics.set_rewards(model)
-        self.policy.update_target()
+            self.statistics.set_rewards(*trained)
+        policy.update_target()
         # After the copy: should the scale change, the target model still gives values in the units it was trained in.
-        self.statistics.set_rewards(model)
+        self.statistics.set_rewards(*trained)
         self.target_version += 1
 
     def _log_update(self, total: th.Tensor, logs: dict[str, th.Tensor], grad_norm: th.Tensor) -> None:

@@ -75,6 +75,11 @@ class Planner:
         :param explore: whether candidates come from the flattened policy too
         """
         root = model.initial_inference(observations)
+        if not (th.isfinite(root.values).all() and th.isfinite(root.policies).all()):
+            raise ValueError(
+                "the network's values or policies are not finite: training has diverged (use a lower learning_rate or "
+                "max_grad_norm) or an observation is not finite"
+            )
         n = len(root.values)
         nodes_class = FusedNodes if supports_fusion(model) else TorchNodes
         nodes = nodes_class(model, root, noise, self.n_simulations, explore)

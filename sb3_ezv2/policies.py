@@ -1,4 +1,4 @@
-"""The SB3 policy: the world model, its target copy, the optimiser, and a search behind every prediction."""
+"""The SB3 policy: the world model and its copies, the optimiser, and a search behind every prediction."""
 
 from copy import deepcopy
 from typing import Any
@@ -17,6 +17,10 @@ from sb3_ezv2.planning import Plan, Planner
 
 class EZV2Policy(BasePolicy):
     """Policy for vector observations that plans with a learned model.
+
+    It holds three copies of the model: ``model`` is trained, ``average_model`` is its running average, which acts and
+    which multi-step targets bootstrap from, and ``target_model`` is a copy of the average that stands still between
+    refreshes, so that its searches can be kept.
 
     :param observation_space: of the environment
     :param action_space: ``Discrete`` or bounded ``Box``
@@ -54,6 +58,11 @@ class EZV2Policy(BasePolicy):
         optimizer_kwargs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(observation_space, action_space, squash_output=isinstance(action_space, spaces.Box))
+        if min(latent_dim, hidden_dim, n_blocks, projection_dim) < 1:
+            raise ValueError(
+                f"latent_dim={latent_dim}, hidden_dim={hidden_dim}, n_blocks={n_blocks} and "
+                f"projection_dim={projection_dim} must all be at least 1"
+            )
         self.search_kwargs = {
             "gamma": gamma,
             "n_simulations": n_simulations,
@@ -82,8 +91,8 @@ class EZV2Policy(BasePolicy):
             )
         self.planner = Planner(n_simulations, n_considered, gamma)
         self.model = EfficientZeroModel(observation_space, action_head, gamma, **self.network_kwargs)
-        self.target_model = deepcopy(self.model)
-        self.target_model.requires_grad_(False)
+        self.average_model = deepcopy(self.model).requires_grad_(False)
+        self.target_model = deepcopy(self.model).requires_grad_(False)
         self.optimizer = optimizer_class(self.model.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
         self.rng = np.random.default_rng()
 
@@ -102,9 +111,16 @@ class EZV2Policy(BasePolicy):
         """Restart the random numbers of exploring searches."""
         self.rng = np.random.default_rng(seed)
 
+    def update_average(self, tau: float) -> None:
+        """Move the average model by the share ``tau`` towards the model."""
+        with th.no_grad():
+            averages: list[th.Tensor] = list(self.average_model.parameters())
+            newest: list[th.Tensor] = list(self.model.parameters())
+            th._foreach_lerp_(averages, newest, tau)
+
     def update_target(self) -> None:
-        """Copy the model, its statistics included, to the target model."""
-        self.target_model.load_state_dict(self.model.state_dict())
+        """Copy the average model, its statistics included, to the target model."""
+        self.target_model.load_state_dict(self.average_model.state_dict())
 
     def _named_tensors(self, observations: PyTorchObs) -> dict[str, th.Tensor]:
         return observations if isinstance(observations, dict) else {"observation": observations}
@@ -113,10 +129,12 @@ class EZV2Policy(BasePolicy):
         """Plan for tensors ``[n, ...]``; actions of a ``Box`` come scaled to [-1, 1], discrete ones count from 0."""
         named = self._named_tensors(observations)
         if deterministic:
-            return self.planner.plan(self.model, named, self.planner.greedy_noise(self.model), explore=False)
+            return self.planner.plan(
+                self.average_model, named, self.planner.greedy_noise(self.average_model), explore=False
+            )
         n = len(next(iter(named.values())))
-        noise = self.planner.draw_noise(self.model, n, self.rng)
-        return self.planner.plan(self.model, named, noise, explore=True)
+        noise = self.planner.draw_noise(self.average_model, n, self.rng)
+        return self.planner.plan(self.average_model, named, noise, explore=True)
 
     def plan(self, observation: np.ndarray | dict[str, np.ndarray], deterministic: bool = False) -> Plan:
         """Search from one or several observations and show everything that the search found.
@@ -146,7 +164,7 @@ class EZV2Policy(BasePolicy):
         :param obs: tensors as ``obs_to_tensor`` makes them
         """
         with th.no_grad():
-            return self.model.values(self._named_tensors(obs)).unsqueeze(-1)
+            return self.average_model.values(self._named_tensors(obs)).unsqueeze(-1)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         plan = self.search(observation, deterministic)

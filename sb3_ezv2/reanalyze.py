@@ -123,7 +123,7 @@ class Reanalyzer:
 
         :param batch: from ``buffer``
         :param buffer: where the observations of the chains are
-        :param model: newest network, which multi-step returns bootstrap from
+        :param model: network that multi-step returns bootstrap from
         :param target_model: network that searches
         :param version: changes whenever ``target_model`` does
         :param rule: of the mixed value target

@@ -1,16 +1,25 @@
-"""What SB3's users expect of any algorithm with a replay buffer: saving, loading, the log of the rollouts."""
+"""What SB3's users expect of any algorithm with a replay buffer.
+
+Whole streams from the environments to the buffer, saving and loading, the log of the rollouts.
+"""
 
 import io
 import pathlib
 import sys
 import time
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
 from stable_baselines3.common.utils import safe_mean
 
 from sb3_ezv2.replay_buffer import TrajectoryReplayBuffer
+from sb3_ezv2.spaces import check_finite
 
 
 class ReplayAlgorithm(BaseAlgorithm):
@@ -20,6 +29,60 @@ class ReplayAlgorithm(BaseAlgorithm):
     """
 
     replay_buffer: TrajectoryReplayBuffer
+    _stream_is_whole = True  # whether the buffer holds all that the environments did
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        if not self._stream_is_whole:
+            # The last step was interrupted between the environment and the buffer: begin again from a reset.
+            self._last_obs = None
+        before = self._last_obs
+        result = super()._setup_learn(*args, **kwargs)
+        if self._last_obs is not before:
+            self.replay_buffer.close_streams()
+            self._start_streams()
+        self._stream_is_whole = True
+        return result
+
+    def _start_streams(self) -> None:
+        """Check the first observations after a reset."""
+        assert self._last_obs is not None
+        vec_normalize = self._vec_normalize_env
+        first = self._last_obs if vec_normalize is None else vec_normalize.get_original_obs()
+        try:
+            check_finite("the first observation", first)
+        except ValueError:
+            self._last_obs = None  # the next call of learn resets the environments again
+            raise
+        self._last_original_obs = first
+
+    @contextmanager
+    def _whole_step(self) -> Iterator[None]:
+        """Notice when a step of the environments does not reach the buffer."""
+        self._stream_is_whole = False
+        yield
+        self._stream_is_whole = True
+
+    def _add_to_buffer(
+        self, actions: np.ndarray, new_obs: Any, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
+    ) -> None:
+        """Store one step of every environment as it was before ``VecNormalize``.
+
+        :raises ValueError: if an observation or a reward is not finite; then nothing is stored
+        """
+        before, after = self._last_original_obs, new_obs
+        terminals = {int(i): infos[i]["terminal_observation"] for i in np.flatnonzero(dones)}
+        if self._vec_normalize_env is not None:
+            after = self._vec_normalize_env.get_original_obs()
+            rewards = self._vec_normalize_env.get_original_reward()
+            terminals = {i: self._vec_normalize_env.unnormalize_obs(obs) for i, obs in terminals.items()}
+        check_finite("observation", after)
+        check_finite("reward", rewards)
+        for terminal in terminals.values():
+            check_finite("terminal observation", terminal)
+        assert before is not None
+        raw_infos = [info | {"terminal_observation": terminals.get(i)} for i, info in enumerate(infos)]
+        self.replay_buffer.add(before, after, actions, rewards, dones, raw_infos)
+        self._last_obs, self._last_original_obs = new_obs, after
 
     @abstractmethod
     def _replay_buffer_loaded(self) -> None:

@@ -131,7 +131,8 @@ class TrajectoryReplayBuffer:
         :return: slots of the new transitions ``[n_envs]``; they are not sampled before :meth:`update_priorities` has
             given them a priority, see :meth:`take_new_slots`
         """
-        before, after = named_arrays(observations), named_arrays(next_observations)
+        before, after = self._checked(observations, self.n_envs), self._checked(next_observations, self.n_envs)
+        terminals = {int(env): self._checked(infos[env]["terminal_observation"], None) for env in np.flatnonzero(dones)}
         slots = np.empty(self.n_envs, np.int64)
         for env in range(self.n_envs):
             if self.frontiers[env] == NO_FRONTIER:
@@ -143,12 +144,27 @@ class TrajectoryReplayBuffer:
             self.n_transitions += 1
             slots[env] = row * self.n_envs + env
             if dones[env]:
-                self._write_observation(named_arrays(infos[env]["terminal_observation"]), env)
+                self._write_observation(terminals[env], env)
                 truncated = infos[env].get("TimeLimit.truncated", False)
                 self.kinds[self.frontiers[env], env] = TRUNCATED if truncated else TERMINATED
             self._write_observation({key: value[env] for key, value in after.items()}, env)
         self._new_slots.append(slots)
         return slots
+
+    def _checked(self, observations: np.ndarray | dict[str, np.ndarray], n_envs: int | None) -> ObservationArrays:
+        """Observations by key, before anything of the step is written.
+
+        :raises ValueError: if a part does not have the shape of its space
+        """
+        named = named_arrays(observations)
+        for key, space in named_spaces(self.observation_space).items():
+            expected = space.shape if n_envs is None else (n_envs, *(space.shape or ()))
+            if np.shape(named[key]) != expected:
+                raise ValueError(
+                    f"observation {key!r} has the shape {np.shape(named[key])}, its space {space} asks for {expected}; "
+                    "nothing of the step was stored"
+                )
+        return named
 
     def take_new_slots(self) -> np.ndarray:
         """Slots of the transitions stored since the last call, which have no priority yet."""

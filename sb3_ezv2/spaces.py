@@ -35,6 +35,10 @@ def check_action_space(space: spaces.Space) -> None:
         raise ValueError(
             f"action space {space} is not supported; use Discrete or a bounded Box (flatten others with a wrapper)"
         )
+    if space.dtype.kind != "f":
+        raise ValueError(
+            f"action space {space} has the dtype {space.dtype}; use a Box of floats, or Discrete for whole numbers"
+        )
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all() and (space.low < space.high).all()):
         raise ValueError(
             f"action space {space} has bounds low={space.low}, high={space.high}; every bound must be finite with "
@@ -52,6 +56,11 @@ def check_observation_space(space: spaces.Space) -> None:
             raise ValueError(
                 f"observation space {part} (key {key!r}) is not supported; use Box, Discrete, MultiDiscrete, "
                 "MultiBinary or a Dict of those, for example through gymnasium.wrappers.FlattenObservation"
+            )
+        if isinstance(part, spaces.MultiDiscrete) and part.nvec.ndim != 1:
+            raise ValueError(
+                f"observation space {part} (key {key!r}) has {part.nvec.ndim} axes; flatten it to a vector, for "
+                "example through gymnasium.wrappers.ReshapeObservation"
             )
 
 

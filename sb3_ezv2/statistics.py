@@ -28,16 +28,18 @@ class DataStatistics:
         self.observations.update(observations)
         self.largest_reward = max(self.largest_reward, float(np.abs(rewards).max()))
 
-    def set_observations(self, model: EfficientZeroModel) -> None:
-        """Bring the model's normalisation of the observations up to date."""
-        model.observation_mean.copy_(th.as_tensor(self.observations.mean))
-        model.observation_std.copy_(th.as_tensor(np.sqrt(self.observations.var + VARIANCE_FLOOR)))
+    def set_observations(self, *models: EfficientZeroModel) -> None:
+        """Bring the models' normalisation of the observations up to date."""
+        for model in models:
+            model.observation_mean.copy_(th.as_tensor(self.observations.mean))
+            model.observation_std.copy_(th.as_tensor(np.sqrt(self.observations.var + VARIANCE_FLOOR)))
 
-    def set_rewards(self, model: EfficientZeroModel) -> None:
-        """Set the reward scale to the largest reward if that has left the supports or if they are far too wide.
+    def set_rewards(self, *models: EfficientZeroModel) -> None:
+        """Set the reward scale to the largest reward, if there was none before or if rewards have left the supports.
 
-        It stays as it is otherwise: every change makes the model learn its rewards and values anew.
+        It stays as it is otherwise: every change makes a model learn its rewards and values anew.
         """
-        ratio = self.largest_reward / float(model.reward_scale)
-        if model.reward_is_unscaled and ratio > 0 or ratio > MARGIN:
-            model.rescale(self.largest_reward)
+        for model in models:
+            ratio = self.largest_reward / float(model.reward_scale)
+            if (model.reward_is_unscaled and ratio > 0) or ratio > MARGIN:
+                model.rescale(self.largest_reward)
