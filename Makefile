@@ -16,8 +16,8 @@ PIP_INSTALL := $(RUN) -m pip install --disable-pip-version-check $(PIP_FLAGS) -c
 INSTALL_INPUTS := setup.py pyproject.toml constraints.txt sb3_ezv2/version.txt
 CHECKED := $(wildcard sb3_ezv2 tests examples benchmarks experiments docs/conf.py setup.py)
 # Tests of compiled functions that are repeated without compilation, to measure their coverage (see pyproject.toml).
-KERNEL_TESTS := $(wildcard tests/test_qvalues.py tests/test_selection.py tests/test_sequential_halving.py \
-	tests/test_tree.py tests/test_search.py tests/test_sum_tree.py tests/test_replay_buffer.py)
+KERNEL_TESTS := tests/test_search.py tests/test_search_by_hand.py tests/test_sequential_halving.py tests/test_sum_tree.py \
+	tests/test_replay_buffer.py tests/test_fused.py
 
 .PHONY: demo test lint docs clean FORCE
 .DELETE_ON_ERROR:
@@ -30,9 +30,7 @@ demo: $(VENV)/.installed
 
 test: lint docs
 	rm -f .coverage
-ifneq ($(KERNEL_TESTS),)
 	NUMBA_DISABLE_JIT=1 $(RUN) -m pytest -q $(PYTEST_FLAGS) --cov --cov-report= --cov-fail-under=0 $(KERNEL_TESTS)
-endif
 	$(RUN) -m pytest $(PYTEST_FLAGS) --cov --cov-append --cov-report=term
 
 lint: $(VENV)/.installed-tests
