@@ -116,7 +116,7 @@ class EfficientZeroV2(ReplayAlgorithm):
         target_update_interval: int = 50,
         priority_beta: float = 0.4,
         reward_coef: float = 1.0,
-        value_coef: float = 2.0,
+        value_coef: float = 0.5,
         policy_coef: float = 1.0,
         consistency_coef: float = 2.0,
         ent_coef: float = 0.005,

@@ -15,7 +15,6 @@ from sb3_ezv2.supports import compress, decompress, expectation, two_hot
 
 REWARD, VALUE, POLICY = range(3)
 """Order of the heads."""
-OBSERVATION_CLIP = 10.0
 N_REWARD_BINS, N_VALUE_BINS = 51, 251
 MARGIN = 8.0
 """Supports reach to rewards of this many times the reward scale, and to the value of such a reward at every step."""
@@ -123,7 +122,8 @@ class EfficientZeroModel(nn.Module):
     def represent(self, observations: dict[str, th.Tensor]) -> th.Tensor:
         """Latent states ``[batch, latent_dim]`` of real observations."""
         normalised = (self.flatten(observations) - self.observation_mean) / self.observation_std
-        return self.representation(normalised.clamp(-OBSERVATION_CLIP, OBSERVATION_CLIP))
+        # Statistics of the first random steps make later observations many standard deviations large.
+        return self.representation(normalised.sign() * normalised.abs().log1p())
 
     def next_latents(self, latents: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """One step of the dynamics."""
