@@ -20,8 +20,8 @@ class MlpRepresentation(nn.Module):
     def __init__(self, observation_dim: int, latent_dim: int, hidden_dim: int, n_blocks: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            # No LayerNorm in front of tanh: with few inputs it would leave their direction and lose their size.
             nn.Linear(observation_dim, latent_dim),
+            nn.LayerNorm(latent_dim),
             nn.Tanh(),
             *(ResidualBlock(latent_dim, hidden_dim) for _ in range(n_blocks)),
         )
