@@ -8,7 +8,6 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
-from torch import nn
 
 from sb3_ezv2.networks.action_heads import make_action_head
 from sb3_ezv2.networks.model import EfficientZeroModel
@@ -175,11 +174,6 @@ class EZV2Policy(BasePolicy):
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """Same as ``_predict``."""
         return self._predict(obs, deterministic)
-
-
-def parameter_count(module: nn.Module) -> int:
-    """Number of trainable parameters."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
 MlpPolicy = EZV2Policy
