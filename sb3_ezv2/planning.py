@@ -23,6 +23,7 @@ class Plan(NamedTuple):
     improved_policy: np.ndarray  # [n, n_candidates] float32, sums to 1
     visit_counts: np.ndarray  # [n, n_candidates] int32
     root_values: np.ndarray  # [n] float32, search-based value estimates in the environment's units
+    improved_values: np.ndarray  # [n] float32, the same estimates weighted by the improved policy
 
 
 class Noise(NamedTuple):
@@ -102,6 +103,7 @@ class Planner:
             improved_policy=result.improved_policy,
             visit_counts=result.visit_counts,
             root_values=result.root_values,
+            improved_values=result.improved_values,
         )
 
 

@@ -65,10 +65,17 @@ _EXPAND = {parallel: nb.njit(cache=True, nogil=True, parallel=parallel)(_expand)
 
 @nb.njit(cache=True, nogil=True)
 def _read_roots(
-    tree: SearchTree, gumbel: np.ndarray, constants: tuple, selected: np.ndarray, policy: np.ndarray, visits: np.ndarray
+    tree: SearchTree,
+    gumbel: np.ndarray,
+    constants: tuple,
+    selected: np.ndarray,
+    policy: np.ndarray,
+    visits: np.ndarray,
+    improved_values: np.ndarray,
 ) -> None:
-    """Chosen candidate, improved policy and visit counts of every root."""
+    """Chosen candidate, improved policy, visit counts and the value of that policy, for every root."""
     n_roots, n_candidates = gumbel.shape
+    discount = constants[0]
     for root in range(n_roots):
         scores = tree.scratch[root]
         transformed_scores(tree, root, 0, 0, n_candidates, constants, scores)
@@ -79,8 +86,14 @@ def _read_roots(
             most_visits = max(most_visits, visits[root, i])
         selected[root] = best_of_visits(tree, root, scores, gumbel, most_visits)
         softmax(scores, n_candidates)
+        weighted_q, weight, n_visits = 0.0, 0.0, 0
         for i in range(n_candidates):
             policy[root, i] = scores[i]
+            if visits[root, i] > 0:
+                weighted_q += scores[i] * edge_value(tree, root, tree.children[root, i], discount)
+                weight += scores[i]
+                n_visits += visits[root, i]
+        improved_values[root] = (tree.network_values[root, 0] + n_visits * weighted_q / weight) / (1.0 + n_visits)
 
 
 def search(
@@ -91,7 +104,9 @@ def search(
     Sequential halving among the ``n_considered`` candidates with the largest ``gumbel + prior logits``; below the
     root the deterministic rule of :func:`~sb3_ezv2.search.selection.interior_action`. The chosen candidate is the
     most visited one with the largest ``gumbel + logits + sigma(q)``. The root value is the mean over the root's
-    network value and all simulated returns (search-based value estimation, paper section 4.2, equation 9).
+    network value and all simulated returns (search-based value estimation, paper section 4.2, equation 9). The
+    improved value takes the same returns with the candidates weighted by the improved policy instead of by visits:
+    halving visits bad candidates as often as good ones, below the root visits follow the improved policy anyway.
 
     :param root: network values and prior logits of the states
     :param recurrent_fn: evaluates one new node per root, see :data:`~sb3_ezv2.type_aliases.RecurrentFn`
@@ -135,6 +150,15 @@ def search(
         improved_policy=np.empty((n_roots, n_candidates), np.float32),
         root_values=(tree.value_sums[:, 0] / tree.visits[:, 0]).astype(np.float32),
         visit_counts=np.empty((n_roots, n_candidates), np.int32),
+        improved_values=np.empty(n_roots, np.float32),
     )
-    _read_roots(tree, gumbel, constants, result.selected, result.improved_policy, result.visit_counts)
+    _read_roots(
+        tree,
+        gumbel,
+        constants,
+        result.selected,
+        result.improved_policy,
+        result.visit_counts,
+        result.improved_values,
+    )
     return result
