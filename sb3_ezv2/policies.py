@@ -11,7 +11,8 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
 from sb3_ezv2.networks.action_heads import make_action_head
 from sb3_ezv2.networks.model import EfficientZeroModel
-from sb3_ezv2.planning import Plan, Planner
+from sb3_ezv2.planning import Planner
+from sb3_ezv2.type_aliases import Plan
 
 
 class EZV2Policy(BasePolicy):
@@ -105,6 +106,11 @@ class EZV2Policy(BasePolicy):
             **self.search_kwargs,
             **self.network_kwargs,
         }
+
+    def set_training_mode(self, mode: bool) -> None:
+        """Put the policy in training or evaluation mode; nothing in it differs, so only a change costs anything."""
+        if mode != self.training:
+            super().set_training_mode(mode)
 
     def seed_planning(self, seed: int | None) -> None:
         """Restart the random numbers of exploring searches."""

@@ -8,11 +8,11 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ezv2.networks.model import EfficientZeroModel
-from sb3_ezv2.planning import Plan, Planner
+from sb3_ezv2.planning import Planner
 from sb3_ezv2.replay_buffer import TrajectoryReplayBuffer
 from sb3_ezv2.targets import loss_masks, mixed_values, n_step_returns
 from sb3_ezv2.tensors import to_tensors
-from sb3_ezv2.type_aliases import PolicyTargets, TrainingTargets, TrajectoryBatch
+from sb3_ezv2.type_aliases import Plan, PolicyTargets, TrainingTargets, TrajectoryBatch
 
 MAX_ROOTS = 1024
 """States searched in one go; more gain nothing and cost memory."""

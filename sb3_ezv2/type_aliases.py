@@ -56,6 +56,25 @@ class SearchResult(NamedTuple):
     improved_values: np.ndarray  # [n_roots] float32, the same estimates weighted by the improved policy
 
 
+class Noise(NamedTuple):
+    """All random numbers of a search; the first axis is 1 where every state shares them."""
+
+    gumbel: np.ndarray  # [n or 1, n_candidates] float32
+    candidates: np.ndarray  # [n or 1, n_candidates, action_dim] float32, empty if discrete
+    children: np.ndarray  # [n_simulations, n or 1, n_children, action_dim] float32, empty if discrete
+
+
+class Plan(NamedTuple):
+    """Outcome of planning for ``n`` states."""
+
+    actions: np.ndarray  # [n] int64 or [n, action_dim] float32: the chosen candidates
+    candidates: np.ndarray  # [n, n_candidates] int64 or [n, n_candidates, action_dim] float32
+    improved_policy: np.ndarray  # [n, n_candidates] float32, sums to 1
+    visit_counts: np.ndarray  # [n, n_candidates] int32
+    root_values: np.ndarray  # [n] float32, search-based value estimates in the environment's units
+    improved_values: np.ndarray  # [n] float32, the same estimates weighted by the improved policy
+
+
 class TrajectoryBatch(NamedTuple):
     """Sampled positions of the replay buffer and what follows them.
 

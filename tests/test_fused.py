@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch as th
 
-from sb3_ezv2 import planning
-from sb3_ezv2.networks.fused import FusedModel, sample_children, supports_fusion
-from sb3_ezv2.networks.model import EfficientZeroModel
+from sb3_ezv2 import fused_planning, planning
+from sb3_ezv2.exponential import exponential
+from sb3_ezv2.fused_planning import CHUNK
+from sb3_ezv2.networks.fused import initial_inference, new_scratch, recurrent_inference, sample_children
+from sb3_ezv2.networks.fused_weights import model_weights, supports_fusion
+from sb3_ezv2.networks.model import POLICY, VALUE, EfficientZeroModel
 from sb3_ezv2.planning import Planner
+from sb3_ezv2.type_aliases import Noise
 from tests.tiny import CONTINUOUS, DISCRETE, ONE_DIMENSION, tiny_network
 
 ACTION_SPACES = {"discrete": DISCRETE, "box": CONTINUOUS, "box1": ONE_DIMENSION}
@@ -27,12 +33,21 @@ def random_step(model: EfficientZeroModel, n: int, seed: int = 0) -> tuple[th.Te
     return latents, actions, head.encode(actions).numpy()
 
 
-def assert_equal_outputs(model: EfficientZeroModel, fused: FusedModel, n: int, seed: int = 0) -> None:
+def fused_step(model: EfficientZeroModel, latents: np.ndarray, encoded: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Latents, rewards, values and policies by the compiled functions, with the model's weights as they are now."""
+    n, weights = len(latents), model_weights(model)
+    widths = ((n, model.latent_dim), (n,), (n,), (n, model.action_head.output_dim))
+    outputs = tuple(np.full(shape, np.nan, np.float32) for shape in widths)
+    recurrent_inference(weights, latents, encoded, new_scratch(weights, n), *outputs)
+    return outputs
+
+
+def assert_equal_outputs(model: EfficientZeroModel, n: int, seed: int = 0) -> None:
     """Latents, rewards, values and policies agree within rounding."""
     latents, actions, encoded = random_step(model, n, seed)
     with th.no_grad():
         expected = model.recurrent_inference(latents, actions)
-    found = fused.recurrent_inference(latents.numpy(), encoded)
+    found = fused_step(model, latents.numpy(), encoded)
     scale = float(model.reward_scale)
     units = (1.0, scale, scale, 1.0)
     names = ("latents", "rewards", "values", "policies")
@@ -46,14 +61,13 @@ def assert_equal_outputs(model: EfficientZeroModel, fused: FusedModel, n: int, s
 @pytest.mark.parametrize("reward_scale", [1e-3, 1.0, 1e4])
 def test_outputs_equal_those_of_torch(kind, reward_scale):
     model = tiny_network(ACTION_SPACES[kind], reward_scale=reward_scale)
-    fused = FusedModel(model)
     for n in (1, 2, 3, 17, 64, 300):
-        assert_equal_outputs(model, fused, n, seed=n)
+        assert_equal_outputs(model, n, seed=n)
 
 
 def test_other_sizes():
     model = tiny_network(CONTINUOUS, n_blocks=2, latent_dim=5, hidden_dim=33)
-    assert_equal_outputs(model, FusedModel(model), 7)
+    assert_equal_outputs(model, 7)
 
 
 def test_large_outputs():
@@ -65,15 +79,14 @@ def test_large_outputs():
             output.bias.copy_(th.linspace(-8.0, 8.0, len(output.bias)))
     far = model.recurrent_inference(*random_step(model, 100)[:2])
     assert far.values.min() > middle.values.max() and far.rewards.min() > middle.rewards.max()
-    assert_equal_outputs(model, FusedModel(model), 100)
+    assert_equal_outputs(model, 100)
 
 
 @pytest.mark.parametrize("kind", ["discrete", "box"])
 def test_an_optimiser_step_is_seen_at_once(kind):
     model = tiny_network(ACTION_SPACES[kind])
-    fused = FusedModel(model)
     latents, actions, encoded = random_step(model, 4)
-    before = fused.recurrent_inference(latents.numpy(), encoded)
+    before = fused_step(model, latents.numpy(), encoded)
     for optimizer_class in (th.optim.Adam, th.optim.SGD):
         optimizer = optimizer_class(model.parameters(), lr=0.05)
         output = model.recurrent_inference(latents, actions)
@@ -81,27 +94,56 @@ def test_an_optimiser_step_is_seen_at_once(kind):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        assert_equal_outputs(model, fused, 4)
-    after = fused.recurrent_inference(latents.numpy(), encoded)
+        assert_equal_outputs(model, 4)
+    after = fused_step(model, latents.numpy(), encoded)
     assert all((ours != theirs).any() for ours, theirs in zip(before, after, strict=True))
 
 
 def test_loaded_parameters_and_a_new_scale_are_seen_at_once():
     model, other = tiny_network(DISCRETE), tiny_network(DISCRETE, seed=3, reward_scale=50.0)
-    fused = FusedModel(model)
+    assert_equal_outputs(model, 5)
     model.load_state_dict(other.state_dict())
-    assert_equal_outputs(other, fused, 5)
+    assert_same_steps(model, other)
     model.reward_scale.fill_(0.25)
-    assert_equal_outputs(model, fused, 5)
+    assert_equal_outputs(model, 5)
+
+
+def assert_same_steps(model: EfficientZeroModel, other: EfficientZeroModel) -> None:
+    """Both models compute the same, and what torch computes."""
+    latents, _, encoded = random_step(model, 5)
+    for ours, theirs in zip(*(fused_step(each, latents.numpy(), encoded) for each in (model, other)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert_equal_outputs(model, 5)
+
+
+def test_other_memory_is_seen_at_once():
+    """Parameters that move, are replaced, or belong to a copy of the model."""
+    model, other = tiny_network(DISCRETE), tiny_network(DISCRETE, seed=3)
+    assert_equal_outputs(model, 5)
+    model.load_state_dict(other.state_dict(), assign=True)
+    assert_same_steps(model, other)
+    copied = copy.deepcopy(model)
+    with th.no_grad():
+        for parameter in copied.parameters():
+            parameter.mul_(1.5)
+    assert_equal_outputs(copied, 5)
+    assert_same_steps(model, other)
+    model.double().float()
+    with th.no_grad():
+        model.heads.norm.weight.add_(1.0)
+    assert_equal_outputs(model, 5)
+    model.heads = tiny_network(DISCRETE, seed=4).heads
+    assert_equal_outputs(model, 5)
+    model.dynamics.blocks[0].norm.weight.data = th.full((16,), 2.0)
+    assert_equal_outputs(model, 5)
 
 
 def test_rows_do_not_depend_on_each_other():
     model = tiny_network(CONTINUOUS)
-    fused = FusedModel(model)
     latents, _, encoded = random_step(model, 40)
-    together = fused.recurrent_inference(latents.numpy(), encoded)
+    together = fused_step(model, latents.numpy(), encoded)
     for row in (0, 13, 39):
-        alone = fused.recurrent_inference(latents.numpy()[row : row + 1], encoded[row : row + 1])
+        alone = fused_step(model, latents.numpy()[row : row + 1], encoded[row : row + 1])
         for ours, theirs in zip(together, alone, strict=True):
             np.testing.assert_allclose(ours[row], theirs[0], rtol=1e-5, atol=1e-5)
 
@@ -110,7 +152,7 @@ def test_inputs_are_left_as_they_were():
     model = tiny_network(CONTINUOUS)
     latents, _, encoded = random_step(model, 6)
     latents, copies = latents.numpy(), (latents.numpy().copy(), encoded.copy())
-    FusedModel(model).recurrent_inference(latents, encoded)
+    fused_step(model, latents, encoded)
     np.testing.assert_array_equal(latents, copies[0])
     np.testing.assert_array_equal(encoded, copies[1])
 
@@ -122,8 +164,41 @@ def test_sampled_children_equal_those_of_torch(n_noise):
     outputs = (20.0 * rng.normal(size=(9, head.output_dim))).astype(np.float32)
     noise = rng.normal(size=(n_noise, head.n_children, head.encoded_dim)).astype(np.float32)
     expected = head.children(th.from_numpy(outputs), th.from_numpy(noise)).numpy()
-    np.testing.assert_allclose(sample_children(outputs, noise), expected, rtol=1e-5, atol=1e-5)
+    found = np.zeros((9, head.n_children + 1, head.encoded_dim), np.float32)
+    for row in range(9):
+        sample_children(outputs[row], noise[row % n_noise], found[row])
+    np.testing.assert_allclose(found[:, :-1], expected, rtol=1e-5, atol=1e-5)
+    assert (found[:, -1] == 0).all()
     assert np.abs(expected).max() > 0.99  # the clamp at the ends is part of it
+
+
+@pytest.mark.parametrize("kind", ACTION_SPACES)
+@pytest.mark.parametrize("n", [1, 3, 40])
+def test_initial_inference_equals_that_of_torch(kind, n):
+    model = tiny_network(ACTION_SPACES[kind], reward_scale=7.0)
+    with th.no_grad():
+        model.observation_mean.copy_(th.tensor([1.0, -2.0, 0.0]))
+        model.observation_std.copy_(th.tensor([0.1, 3.0, 1.0]))
+        observations = th.from_numpy(np.random.default_rng(n).normal(0.0, 5.0, (n, 3)).astype(np.float32))
+        expected = model.initial_inference({"observation": observations})
+    weights = model_weights(model)
+    latents, values = np.empty((n, model.latent_dim), np.float32), np.empty(n, np.float32)
+    policies = np.empty((n, model.action_head.output_dim), np.float32)
+    initial_inference(weights, observations.numpy(), new_scratch(weights, n), latents, values, policies)
+    np.testing.assert_allclose(latents, expected.latents, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(values / 7.0, expected.values / 7.0, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(policies, expected.policies, rtol=1e-5, atol=1e-5)
+
+
+def test_exponential():
+    x = np.linspace(-86.0, 80.0, 4001).astype(np.float32)
+    found = np.array([exponential(each) for each in x])
+    np.testing.assert_allclose(found, np.exp(x.astype(np.float64)), rtol=5e-6)
+    small = np.abs(x) < 2.0
+    np.testing.assert_allclose(found[small], np.exp(x[small].astype(np.float64)), rtol=4e-7)
+    assert exponential(np.float32(0.0)) == 1.0
+    assert 0.0 < exponential(np.float32(-1e30)) < 1e-37 and 0.0 < exponential(np.float32(-np.inf)) < 1e-37
+    assert np.isnan(exponential(np.float32(np.nan)))
 
 
 @pytest.mark.parametrize("kind", ACTION_SPACES)
@@ -146,3 +221,67 @@ def test_plans_equal_those_of_torch(kind, explore, monkeypatch):
     np.testing.assert_allclose(fused.root_values[same], torch.root_values[same], rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(fused.improved_policy[same], torch.improved_policy[same], rtol=1e-3, atol=1e-3)
     assert (fused.visit_counts.sum(axis=1) == 12).all()
+
+
+@pytest.mark.parametrize("kind", ACTION_SPACES)
+def test_a_state_alone_equals_the_state_in_a_batch(kind):
+    """Whatever is evaluated together, and however many states make a chunk."""
+    model = tiny_network(ACTION_SPACES[kind])
+    planner = Planner(12, min(4, model.action_head.n_candidates), 0.97)
+    n = 2 * CHUNK + 3
+    observations = th.from_numpy(np.random.default_rng(0).uniform(-1, 1, (n, 3)).astype(np.float32))
+    noise = planner.draw_noise(model, n, np.random.default_rng(1))
+    together = planner.plan(model, {"observation": observations}, noise, explore=True)
+    rows = [0, CHUNK - 1, CHUNK, n - 1]
+    n_same = 0
+    for row in rows:
+        own = Noise(noise.gumbel[row : row + 1], noise.candidates[row : row + 1], noise.children[:, row : row + 1])
+        alone = planner.plan(model, {"observation": observations[row : row + 1]}, own, explore=True)
+        np.testing.assert_allclose(alone.candidates[0], together.candidates[row], rtol=1e-5, atol=1e-5)
+        if (alone.visit_counts[0] == together.visit_counts[row]).all():
+            n_same += 1
+            np.testing.assert_allclose(alone.root_values[0], together.root_values[row], rtol=1e-3, atol=1e-4)
+    assert n_same >= len(rows) - 1
+    repeated = planner.plan(
+        model, {"observation": observations[:1].repeat(3, 1)}, planner.greedy_noise(model), explore=False
+    )
+    single = planner.plan(model, {"observation": observations[:1]}, planner.greedy_noise(model), explore=False)
+    for row in range(3):
+        np.testing.assert_allclose(repeated.actions[row], single.actions[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("where", ["value", "policy", "hidden", "observation"])
+@pytest.mark.parametrize("kind", ["discrete", "box"])
+def test_what_is_not_finite_is_refused(kind, where):
+    model = tiny_network(ACTION_SPACES[kind])
+    observations = th.zeros(2, 3)
+    if where == "observation":
+        observations[1, 2] = np.nan
+    else:
+        index = {"value": VALUE, "policy": POLICY, "hidden": VALUE}[where]
+        with th.no_grad():
+            (model.heads.hidden if where == "hidden" else model.heads.outputs[index]).weight[-1, 0] = np.nan
+    planner = Planner(4, 2, 0.97)
+    with pytest.raises(ValueError, match="not finite"):
+        planner.plan(model, {"observation": observations}, planner.greedy_noise(model), explore=False)
+
+
+def test_no_states_at_all():
+    model = tiny_network(CONTINUOUS)
+    planner = Planner(4, 2, 0.97)
+    plan = planner.plan(model, {"observation": th.zeros(0, 3)}, planner.greedy_noise(model), explore=False)
+    assert plan.actions.shape == (0, 2) and plan.candidates.shape == (0, 6, 2) and plan.root_values.shape == (0,)
+
+
+def test_threads_change_nothing(monkeypatch):
+    """Chunks on several threads give the same bits."""
+    model = tiny_network(CONTINUOUS)
+    planner = Planner(6, 4, 0.97)
+    n = 3 * CHUNK
+    observations = {"observation": th.from_numpy(np.random.default_rng(0).uniform(-1, 1, (n, 3)).astype(np.float32))}
+    noise = planner.draw_noise(model, n, np.random.default_rng(1))
+    serial = planner.plan(model, observations, noise, explore=True)
+    monkeypatch.setattr(fused_planning.nb, "get_num_threads", lambda: 2)
+    parallel = planner.plan(model, observations, noise, explore=True)
+    for ours, theirs in zip(parallel, serial, strict=True):
+        np.testing.assert_array_equal(ours, theirs)

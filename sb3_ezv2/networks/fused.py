@@ -1,260 +1,300 @@
 """The vector model in numba, for the CPU: what torch computes, without its overhead per operation.
 
-A search makes one model call per simulation, and for few roots most of a call in torch is overhead. Here a whole
-inference is one compiled function over the same memory: the weights are views of torch's parameters, so they are
-always the newest ones and nothing has to be copied or refreshed.
+A search makes one model call per simulation, and for few roots most of a call in torch is overhead. Here every
+inference is a compiled function that writes into arrays which its caller allocated once. The parameters come as one
+flat array (see :mod:`sb3_ezv2.networks.fused_weights`) that the layers read from the front to the back: each is told
+where its parameters begin and returns where they end.
 """
 
 from typing import NamedTuple
 
 import numba as nb
 import numpy as np
-import torch as th
-from torch import nn
 
-from sb3_ezv2.networks.action_heads import MAX_ACTION, MEAN_BOUND, MIN_STD
-from sb3_ezv2.networks.layers import Heads, ResidualBlock
-from sb3_ezv2.networks.model import POLICY, REWARD, VALUE, EfficientZeroModel
+from sb3_ezv2.exponential import SAFE_FASTMATH, exponential
+from sb3_ezv2.networks.action_heads import MAX_ACTION, MEAN_BOUND, MIN_FLATTENED_STD, MIN_STD
+from sb3_ezv2.networks.fused_weights import NORM_EPSILON, ModelWeights
 from sb3_ezv2.supports import EPSILON
 
-NORM_EPSILON = 1e-5
+BLAS_ROWS = 32
+"""From this many rows on a product of matrices is the work of BLAS; below, preparing it costs more than it saves."""
+ZERO, ONE = np.float32(0.0), np.float32(1.0)
+NO_BOUND = np.float32(-np.inf)
+VALUE_HEAD, POLICY_HEAD = 0, 1  # in this order, then the reward head
 
 
-class LinearWeights(NamedTuple):
-    """A linear layer; ``weight`` is ``[inputs, outputs]``."""
+class Scratch(NamedTuple):
+    """Working memory of the inferences of at most ``n`` states, all float32."""
 
-    weight: np.ndarray
-    bias: np.ndarray
-
-
-class NormWeights(NamedTuple):
-    """A LayerNorm."""
-
-    weight: np.ndarray
-    bias: np.ndarray
-
-
-class BlockWeights(NamedTuple):
-    """A residual block."""
-
-    norm: NormWeights
-    expand: LinearWeights
-    contract: LinearWeights
-
-
-class HeadWeights(NamedTuple):
-    """One head behind the common norm."""
-
-    hidden: LinearWeights
-    output: LinearWeights
-
-
-class DynamicsWeights(NamedTuple):
-    """The dynamics."""
-
-    embed: LinearWeights
-    embed_norm: NormWeights
-    joint_norm: NormWeights
-    combine: LinearWeights
-    contract: LinearWeights
-    blocks: tuple[BlockWeights, ...]
-
-
-class ModelWeights(NamedTuple):
-    """Everything that a search needs below the root."""
-
-    dynamics: DynamicsWeights
-    norm: NormWeights
-    reward: HeadWeights
-    value: HeadWeights
-    policy: HeadWeights
-    reward_bound: float
-    value_bound: float
-
-
-def _linear(layer: nn.Module) -> LinearWeights:
-    assert isinstance(layer, nn.Linear)
-    return LinearWeights(layer.weight.detach().numpy().T, layer.bias.detach().numpy())
-
-
-def _norm(layer: nn.Module) -> NormWeights:
-    assert isinstance(layer, nn.LayerNorm) and layer.eps == NORM_EPSILON, layer
-    return NormWeights(layer.weight.detach().numpy(), layer.bias.detach().numpy())
-
-
-def _block(block: nn.Module) -> BlockWeights:
-    assert isinstance(block, ResidualBlock)
-    return BlockWeights(_norm(block.norm), _linear(block.expand), _linear(block.contract))
-
-
-def _head(heads: Heads, index: int) -> HeadWeights:
-    rows = slice(index * heads.hidden_dim, (index + 1) * heads.hidden_dim)
-    hidden = _linear(heads.hidden)
-    return HeadWeights(LinearWeights(hidden.weight[:, rows], hidden.bias[rows]), _linear(heads.outputs[index]))
-
-
-def model_weights(model: EfficientZeroModel) -> ModelWeights:
-    """Views of the parameters of a model on the CPU."""
-    embed, embed_norm, _ = model.dynamics.embed_action
-    joint_norm, combine, _, contract = model.dynamics.combine
-    return ModelWeights(
-        dynamics=DynamicsWeights(
-            _linear(embed),
-            _norm(embed_norm),
-            _norm(joint_norm),
-            _linear(combine),
-            _linear(contract),
-            tuple(_block(block) for block in model.dynamics.blocks),
-        ),
-        norm=_norm(model.heads.norm),
-        reward=_head(model.heads, REWARD),
-        value=_head(model.heads, VALUE),
-        policy=_head(model.heads, POLICY),
-        reward_bound=model.reward_support.bound,
-        value_bound=model.value_support.bound,
-    )
-
-
-@nb.njit(nogil=True, fastmath=True)
-def _apply_linear(x: np.ndarray, layer: LinearWeights) -> np.ndarray:
-    """``x W + b``."""
-    out = np.dot(x, layer.weight)
-    for i in range(out.shape[0]):
-        for j in range(out.shape[1]):
-            out[i, j] += layer.bias[j]
-    return out
-
-
-@nb.njit(nogil=True, fastmath=True)
-def _apply_norm(x: np.ndarray, norm: NormWeights, out: np.ndarray, rectify: bool) -> None:
-    """LayerNorm of every row into ``out`` (which may be ``x``), then ReLU if ``rectify``."""
-    n = x.shape[1]
-    for i in range(x.shape[0]):
-        mean = np.float32(0.0)
-        for j in range(n):
-            mean += x[i, j]
-        mean /= np.float32(n)
-        variance = np.float32(0.0)
-        for j in range(n):
-            variance += (x[i, j] - mean) ** 2
-        factor = np.float32(1.0) / np.sqrt(variance / np.float32(n) + NORM_EPSILON)
-        for j in range(n):
-            y = (x[i, j] - mean) * factor * norm.weight[j] + norm.bias[j]
-            out[i, j] = max(y, np.float32(0.0)) if rectify else y
-
-
-@nb.njit(nogil=True, fastmath=True)
-def _rectify(x: np.ndarray) -> None:
-    for i in range(x.shape[0]):
-        for j in range(x.shape[1]):
-            x[i, j] = max(x[i, j], np.float32(0.0))
-
-
-@nb.njit(nogil=True, fastmath=True)
-def _apply_block(x: np.ndarray, block: BlockWeights) -> None:
-    """Residual block in place."""
-    hidden = np.empty_like(x)
-    _apply_norm(x, block.norm, hidden, False)
-    wide = _apply_linear(hidden, block.expand)
-    _rectify(wide)
-    x += _apply_linear(wide, block.contract)
-
-
-@nb.njit(nogil=True, fastmath=True)
-def _apply_head(normed: np.ndarray, head: HeadWeights) -> np.ndarray:
-    """Outputs of a head."""
-    hidden = _apply_linear(normed, head.hidden)
-    _rectify(hidden)
-    return _apply_linear(hidden, head.output)
+    inputs: np.ndarray  # [n * (latent_dim + embedding_dim) or observation_dim]
+    normed: np.ndarray  # [n * latent_dim]
+    wide: np.ndarray  # [n * hidden_dim or embedding_dim]
+    logits: np.ndarray  # [n * number of bins]
 
 
 @nb.njit(nogil=True)
-def _decode(logits: np.ndarray, bound: float, scale: float) -> np.ndarray:
-    """``scale * decompress(E[support])`` of every row; see :mod:`sb3_ezv2.supports`."""
-    n, n_bins = logits.shape
-    scalars = np.empty(n, np.float32)
-    step = 2.0 * bound / (n_bins - 1)
+def new_scratch(weights: ModelWeights, n: int) -> Scratch:
+    """Working memory for inferences of up to ``n`` states."""
+    return Scratch(
+        np.empty(n * max(weights.latent_dim + weights.embedding_dim, weights.observation_dim), np.float32),
+        np.empty(n * weights.latent_dim, np.float32),
+        np.empty(n * max(weights.hidden_dim, weights.embedding_dim), np.float32),
+        np.empty(n * max(weights.n_reward_bins, weights.n_value_bins), np.float32),
+    )
+
+
+@nb.njit(nogil=True)
+def _matrix(buffer: np.ndarray, n: int, width: int) -> np.ndarray:
+    """The beginning of a flat buffer as ``[n, width]``."""
+    return buffer[: n * width].reshape(n, width)
+
+
+@nb.njit(nogil=True, fastmath=SAFE_FASTMATH)
+def _products(x: np.ndarray, weight: np.ndarray, out: np.ndarray) -> None:
+    """``x W^T`` for few rows; of two rows, four outputs at a time, so that what was loaded is used several times."""
+    n_inputs, n_outputs = weight.shape[1], weight.shape[0]
+    n_paired, n_grouped = x.shape[0] - x.shape[0] % 2, n_outputs - n_outputs % 4
+    for i in range(0, n_paired, 2):
+        a, b = x[i], x[i + 1]
+        for j in range(0, n_grouped, 4):
+            w0, w1, w2, w3 = weight[j], weight[j + 1], weight[j + 2], weight[j + 3]
+            a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = ZERO
+            for k in range(n_inputs):
+                a0 += w0[k] * a[k]
+                a1 += w1[k] * a[k]
+                a2 += w2[k] * a[k]
+                a3 += w3[k] * a[k]
+                b0 += w0[k] * b[k]
+                b1 += w1[k] * b[k]
+                b2 += w2[k] * b[k]
+                b3 += w3[k] * b[k]
+            out[i, j], out[i, j + 1], out[i, j + 2], out[i, j + 3] = a0, a1, a2, a3
+            out[i + 1, j], out[i + 1, j + 1], out[i + 1, j + 2], out[i + 1, j + 3] = b0, b1, b2, b3
+    for i in range(x.shape[0]):
+        a = x[i]
+        for j in range(n_grouped if i < n_paired else 0, n_outputs):
+            w, total = weight[j], ZERO
+            for k in range(n_inputs):
+                total += w[k] * a[k]
+            out[i, j] = total
+
+
+@nb.njit(nogil=True, fastmath=SAFE_FASTMATH)
+def _apply_linear(flat: np.ndarray, at: int, x: np.ndarray, out: np.ndarray, least: np.float32) -> int:
+    """``x W^T + b`` into ``out``, with ``least`` as lower bound: 0 for ReLU, or ``NO_BOUND``."""
+    n, n_inputs, n_outputs = x.shape[0], x.shape[1], out.shape[1]
+    weight = flat[at : at + n_outputs * n_inputs].reshape(n_outputs, n_inputs)
+    at += n_outputs * n_inputs
+    if n >= BLAS_ROWS:
+        np.dot(x, weight.T, out)
+    else:
+        _products(x, weight, out)
     for i in range(n):
-        largest = logits[i].max()
+        row = out[i]
+        for j in range(n_outputs):
+            y = row[j] + flat[at + j]
+            row[j] = least if y < least else y  # NaN stays NaN
+    return at + n_outputs
+
+
+@nb.njit(nogil=True, fastmath=SAFE_FASTMATH)
+def _apply_norm(flat: np.ndarray, at: int, x: np.ndarray, out: np.ndarray, least: np.float32) -> int:
+    """LayerNorm of every row into ``out`` (which may be ``x``), with ``least`` as lower bound."""
+    n = x.shape[1]
+    weight, bias = flat[at : at + n], flat[at + n : at + 2 * n]
+    share = ONE / np.float32(n)
+    for i in range(x.shape[0]):
+        row, result = x[i], out[i]
+        mean = ZERO
+        for j in range(n):
+            mean += row[j]
+        mean *= share
+        variance = ZERO
+        for j in range(n):
+            variance += (row[j] - mean) * (row[j] - mean)
+        factor = ONE / np.sqrt(variance * share + np.float32(NORM_EPSILON))
+        for j in range(n):
+            y = (row[j] - mean) * factor * weight[j] + bias[j]
+            result[j] = least if y < least else y
+    return at + 2 * n
+
+
+@nb.njit(nogil=True, fastmath=SAFE_FASTMATH)
+def _decode(logits: np.ndarray, bound: float, scale: float, out: np.ndarray) -> None:
+    """``scale * decompress(E[support])`` of every row; see :mod:`sb3_ezv2.supports`."""
+    n_bins = logits.shape[1]
+    for i in range(logits.shape[0]):
+        row = logits[i]
+        largest = row[0]
+        for j in range(n_bins):
+            largest = row[j] if row[j] > largest else largest
         total, weighted = 0.0, 0.0
         for j in range(n_bins):
-            p = np.exp(logits[i, j] - largest)
+            p = np.float64(exponential(row[j] - largest))
             total += p
-            weighted += p * (j * step - bound)
-        y = weighted / total
+            weighted += p * j
+        y = bound * (2.0 * weighted / (total * (n_bins - 1)) - 1.0)
         root = np.sqrt(1.0 + 4.0 * EPSILON * (1.0 + EPSILON + abs(y)))
         u_minus_1 = 2.0 * abs(y) / (root + (1.0 + 2.0 * EPSILON))
-        scalars[i] = scale * np.sign(y) * u_minus_1 * (u_minus_1 + 2.0)
-    return scalars
+        out[i] = scale * np.sign(y) * u_minus_1 * (u_minus_1 + 2.0)
+
+
+@nb.njit(nogil=True, fastmath=SAFE_FASTMATH)
+def _finish(
+    weights: ModelWeights,
+    at: int,
+    latents: np.ndarray,
+    scratch: Scratch,
+    rewards: np.ndarray,
+    values: np.ndarray,
+    policies: np.ndarray,
+) -> None:
+    """Residual blocks on ``latents`` in place, then what the heads say; no rewards if their array is empty."""
+    flat, n, dim = weights.flat, latents.shape[0], weights.latent_dim
+    normed, hidden = _matrix(scratch.normed, n, dim), _matrix(scratch.wide, n, weights.hidden_dim)
+    for _ in range(weights.n_blocks):
+        at = _apply_norm(flat, at, latents, normed, NO_BOUND)
+        at = _apply_linear(flat, at, normed, hidden, ZERO)
+        at = _apply_linear(flat, at, hidden, normed, NO_BOUND)
+        for i in range(n):
+            for j in range(dim):
+                latents[i, j] += normed[i, j]
+    at = _apply_norm(flat, weights.heads, latents, normed, NO_BOUND)
+    for head in range(3 if rewards.shape[0] > 0 else 2):
+        out = policies
+        if head != POLICY_HEAD:
+            n_bins = weights.n_value_bins if head == VALUE_HEAD else weights.n_reward_bins
+            out = _matrix(scratch.logits, n, n_bins)
+        at = _apply_linear(flat, at, normed, hidden, ZERO)
+        at = _apply_linear(flat, at, hidden, out, NO_BOUND)
+        if head == VALUE_HEAD:
+            _decode(out, weights.value_bound, weights.reward_scale, values)
+        elif head != POLICY_HEAD:
+            _decode(out, weights.reward_bound, weights.reward_scale, rewards)
+
+
+@nb.njit(cache=True, nogil=True)
+def initial_inference(
+    weights: ModelWeights,
+    observations: np.ndarray,
+    scratch: Scratch,
+    latents: np.ndarray,
+    values: np.ndarray,
+    policies: np.ndarray,
+) -> None:
+    """Latent states, values and policy outputs of real observations.
+
+    :param weights: from :func:`~sb3_ezv2.networks.fused_weights.model_weights`
+    :param observations: flattened ``[n, observation_dim]`` float32
+    :param scratch: for at least ``n`` states
+    :param latents: filled with ``[n, latent_dim]``
+    :param values: filled with ``[n]``
+    :param policies: filled with ``[n, policy outputs]``
+    """
+    n, dim = observations.shape
+    mean, std = weights.flat[:dim], weights.flat[dim : 2 * dim]
+    normalised = _matrix(scratch.inputs, n, dim)
+    for i in range(n):
+        for j in range(dim):
+            x = (observations[i, j] - mean[j]) / std[j]
+            normalised[i, j] = np.sign(x) * np.log1p(abs(x))
+    at = _apply_linear(weights.flat, 2 * dim, normalised, latents, NO_BOUND)
+    for i in range(n):
+        for j in range(weights.latent_dim):
+            latents[i, j] = np.tanh(latents[i, j])
+    _finish(weights, at, latents, scratch, values[:0], values, policies)
 
 
 @nb.njit(cache=True, nogil=True)
 def recurrent_inference(
-    weights: ModelWeights, scale: float, latents: np.ndarray, encoded_actions: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    weights: ModelWeights,
+    latents: np.ndarray,
+    encoded_actions: np.ndarray,
+    scratch: Scratch,
+    following: np.ndarray,
+    rewards: np.ndarray,
+    values: np.ndarray,
+    policies: np.ndarray,
+) -> None:
     """Next latent states, rewards, values and policy outputs; the arithmetic of ``EfficientZeroModel``.
 
-    :param weights: from :func:`model_weights`
-    :param scale: the model's reward scale
+    :param weights: from :func:`~sb3_ezv2.networks.fused_weights.model_weights`
     :param latents: ``[n, latent_dim]`` float32
     :param encoded_actions: ``[n, action_dim]`` float32, one-hot if discrete
+    :param scratch: for at least ``n`` states
+    :param following: filled with the next latent states ``[n, latent_dim]``
+    :param rewards: filled with ``[n]``
+    :param values: filled with ``[n]``
+    :param policies: filled with ``[n, policy outputs]``
     """
-    dynamics = weights.dynamics
-    embedded = _apply_linear(encoded_actions, dynamics.embed)
-    _apply_norm(embedded, dynamics.embed_norm, embedded, True)
-    joint = np.concatenate((latents, embedded), axis=1)
-    _apply_norm(joint, dynamics.joint_norm, joint, False)
-    wide = _apply_linear(joint, dynamics.combine)
-    _rectify(wide)
-    following = _apply_linear(wide, dynamics.contract)
-    following += latents
-    for block in dynamics.blocks:
-        _apply_block(following, block)
-    normed = np.empty_like(following)
-    _apply_norm(following, weights.norm, normed, False)
-    rewards = _decode(_apply_head(normed, weights.reward), weights.reward_bound, scale)
-    values = _decode(_apply_head(normed, weights.value), weights.value_bound, scale)
-    return following, rewards, values, _apply_head(normed, weights.policy)
-
-
-@nb.njit(cache=True, nogil=True)
-def sample_children(outputs: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """Actions ``[n, n_children, action_dim]`` of the squashed Gaussian policy; see ``ContinuousActionHead.children``.
-
-    :param outputs: of the policy head ``[n, 2 * action_dim]``
-    :param noise: standard normal ``[n or 1, n_children, action_dim]``
-    """
-    n, n_children, dim = outputs.shape[0], noise.shape[1], noise.shape[2]
-    actions = np.empty((n, n_children, dim), np.float32)
+    n, dim = latents.shape
+    flat = weights.flat
+    embedded = _matrix(scratch.wide, n, weights.embedding_dim)
+    at = _apply_linear(flat, weights.dynamics, encoded_actions, embedded, NO_BOUND)
+    at = _apply_norm(flat, at, embedded, embedded, ZERO)
+    joint = _matrix(scratch.inputs, n, dim + weights.embedding_dim)
     for i in range(n):
-        row = min(i, noise.shape[0] - 1)
-        for d in range(dim):
-            mean = MEAN_BOUND * np.tanh(outputs[i, d] / MEAN_BOUND)
-            x = outputs[i, dim + d] + 1.0
-            std = max(x, 0.0) + np.log1p(np.exp(-abs(x))) + MIN_STD
-            for c in range(n_children):
-                action = np.tanh(mean + std * noise[row, c, d])
-                actions[i, c, d] = min(max(action, -MAX_ACTION), MAX_ACTION)
-    return actions
+        for j in range(dim):
+            joint[i, j] = latents[i, j]
+        for j in range(weights.embedding_dim):
+            joint[i, dim + j] = embedded[i, j]
+    at = _apply_norm(flat, at, joint, joint, NO_BOUND)
+    wide = _matrix(scratch.wide, n, weights.hidden_dim)
+    at = _apply_linear(flat, at, joint, wide, ZERO)
+    at = _apply_linear(flat, at, wide, following, NO_BOUND)
+    for i in range(n):
+        for j in range(dim):
+            following[i, j] += latents[i, j]
+    _finish(weights, at, following, scratch, rewards, values, policies)
 
 
-class FusedModel:
-    """Compiled inference of a :class:`~sb3_ezv2.networks.model.EfficientZeroModel` on the CPU.
+@nb.njit(nogil=True)
+def _gaussian(outputs: np.ndarray, dimension: int) -> tuple[float, float]:
+    """Mean and standard deviation before squashing; see ``ContinuousActionHead.gaussian``."""
+    x = outputs[outputs.shape[0] // 2 + dimension] + 1.0
+    mean = MEAN_BOUND * np.tanh(outputs[dimension] / MEAN_BOUND)
+    return mean, max(x, 0.0) + np.log1p(np.exp(-abs(x))) + MIN_STD
 
-    :param model: shares its parameters
+
+@nb.njit(nogil=True)
+def _squash(unsquashed: float) -> float:
+    return min(max(np.tanh(unsquashed), -MAX_ACTION), MAX_ACTION)
+
+
+@nb.njit(nogil=True)
+def sample_candidates(
+    outputs: np.ndarray, noise: np.ndarray, n_policy_candidates: int, flatten_factor: float, actions: np.ndarray
+) -> None:
+    """Candidates at the root of one state; see ``ContinuousActionHead.root_candidates``.
+
+    :param outputs: of the policy head ``[2 * action_dim]``
+    :param noise: standard normal ``[n_candidates, action_dim]``
+    :param n_policy_candidates: from here on candidates come from the flattened policy; negative to act greedily, all
+        candidates from the policy and the first one its mean
+    :param flatten_factor: of the flattened policy
+    :param actions: filled with ``[n_candidates, action_dim]``
     """
+    n_candidates, dim = noise.shape
+    for d in range(dim):
+        mean, std = _gaussian(outputs, d)
+        flattened = max(std * flatten_factor, MIN_FLATTENED_STD)
+        for c in range(n_candidates):
+            spread = flattened if 0 <= n_policy_candidates <= c else std
+            if n_policy_candidates < 0 and c == 0:
+                spread = 0.0
+            actions[c, d] = _squash(mean + spread * noise[c, d])
 
-    def __init__(self, model: EfficientZeroModel) -> None:
-        self._weights = model_weights(model)
-        self._reward_scale = model.reward_scale.numpy()
 
-    def recurrent_inference(
-        self, latents: np.ndarray, encoded_actions: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Next latents ``[n, latent_dim]``, rewards ``[n]``, values ``[n]``, policy outputs ``[n, outputs]``."""
-        return recurrent_inference(self._weights, float(self._reward_scale), latents, encoded_actions)
+@nb.njit(nogil=True)
+def sample_children(outputs: np.ndarray, noise: np.ndarray, actions: np.ndarray) -> None:
+    """Actions at a node below the root; see ``ContinuousActionHead.children``.
 
-
-def supports_fusion(model: EfficientZeroModel) -> bool:
-    """Whether the model lies where :class:`FusedModel` can read it."""
-    return model.reward_scale.device == th.device("cpu")
+    :param outputs: of the policy head ``[2 * action_dim]``
+    :param noise: standard normal ``[n_children, action_dim]``
+    :param actions: the first ``n_children`` rows are filled ``[>= n_children, action_dim]``
+    """
+    n_children, dim = noise.shape
+    for d in range(dim):
+        mean, std = _gaussian(outputs, d)
+        for c in range(n_children):
+            actions[c, d] = _squash(mean + std * noise[c, d])

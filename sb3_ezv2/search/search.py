@@ -7,7 +7,7 @@ that the caller sampled, so identical inputs give identical trees.
 import numba as nb
 import numpy as np
 
-from sb3_ezv2.search.qvalues import edge_value, softmax, transformed_scores
+from sb3_ezv2.search.qvalues import child_visits, edge_value, softmax, transformed_scores
 from sb3_ezv2.search.selection import best_of_visits, descend
 from sb3_ezv2.search.sequential_halving import considered_visits
 from sb3_ezv2.search.tree import NO_PARENT, SearchTree, edge_offset, new_tree, plant
@@ -18,25 +18,33 @@ PARALLEL_ROOTS = 512
 
 
 @nb.njit(nogil=True)
-def _add_and_back_up(
-    tree: SearchTree, root: int, node: int, parent: int, edge: int, expansion: tuple, n_candidates: int, discount: float
+def add_and_back_up(
+    tree: SearchTree,
+    root: int,
+    node: int,
+    parent: int,
+    edge: int,
+    reward: float,
+    value: float,
+    prior_logits: np.ndarray,
+    n_candidates: int,
+    discount: float,
 ) -> None:
     """Append ``node`` behind ``edge`` of ``parent`` and send its value to the root: ``G <- r + discount * G``."""
-    rewards, values, prior_logits = expansion
-    n_children = prior_logits.shape[1]
+    n_children = prior_logits.shape[0]
     parent_edge = edge_offset(parent, n_candidates, n_children) + edge
     first_edge = edge_offset(node, n_candidates, n_children)
     tree.children[root, parent_edge] = node
     tree.parents[root, node] = parent
     tree.parent_edges[root, node] = parent_edge
-    tree.rewards[root, node] = rewards[root]
-    tree.network_values[root, node] = values[root]
+    tree.rewards[root, node] = reward
+    tree.network_values[root, node] = value
     tree.visits[root, node] = 0
     tree.value_sums[root, node] = 0.0
     for i in range(n_children):
-        tree.prior_logits[root, first_edge + i] = prior_logits[root, i]
+        tree.prior_logits[root, first_edge + i] = prior_logits[i]
 
-    estimate = np.float64(values[root])
+    estimate = np.float64(value)
     while True:
         tree.visits[root, node] += 1
         tree.value_sums[root, node] += estimate
@@ -56,7 +64,19 @@ def _select(tree, gumbel, visits, n_children, constants, parents, edges):  # typ
 
 def _expand(tree, node, parents, edges, expansion, n_candidates, discount):  # type: ignore[no-untyped-def]
     for root in nb.prange(parents.shape[0]):
-        _add_and_back_up(tree, root, node, parents[root], edges[root], expansion, n_candidates, discount)
+        rewards, values, prior_logits = expansion
+        add_and_back_up(
+            tree,
+            root,
+            node,
+            parents[root],
+            edges[root],
+            rewards[root],
+            values[root],
+            prior_logits[root],
+            n_candidates,
+            discount,
+        )
 
 
 _SELECT = {parallel: nb.njit(cache=True, nogil=True, parallel=parallel)(_select) for parallel in (False, True)}
@@ -64,16 +84,8 @@ _EXPAND = {parallel: nb.njit(cache=True, nogil=True, parallel=parallel)(_expand)
 
 
 @nb.njit(cache=True, nogil=True)
-def _read_roots(
-    tree: SearchTree,
-    gumbel: np.ndarray,
-    constants: tuple,
-    selected: np.ndarray,
-    policy: np.ndarray,
-    visits: np.ndarray,
-    improved_values: np.ndarray,
-) -> None:
-    """Chosen candidate, improved policy, visit counts and the value of that policy, for every root."""
+def read_roots(tree: SearchTree, gumbel: np.ndarray, constants: tuple, result: SearchResult) -> None:
+    """Fill ``result`` with the chosen candidate, improved policy, values and visit counts of every root."""
     n_roots, n_candidates = gumbel.shape
     discount = constants[0]
     for root in range(n_roots):
@@ -81,19 +93,74 @@ def _read_roots(
         transformed_scores(tree, root, 0, 0, n_candidates, constants, scores)
         most_visits = 0
         for i in range(n_candidates):
-            child = tree.children[root, i]
-            visits[root, i] = 0 if child < 0 else tree.visits[root, child]
-            most_visits = max(most_visits, visits[root, i])
-        selected[root] = best_of_visits(tree, root, scores, gumbel, most_visits)
+            visits = child_visits(tree, root, i)
+            result.visit_counts[root, i] = visits
+            most_visits = max(most_visits, visits)
+        result.selected[root] = best_of_visits(tree, root, scores, gumbel, most_visits)
         softmax(scores, n_candidates)
         weighted_q, weight, n_visits = 0.0, 0.0, 0
         for i in range(n_candidates):
-            policy[root, i] = scores[i]
-            if visits[root, i] > 0:
+            result.improved_policy[root, i] = scores[i]
+            visits = result.visit_counts[root, i]
+            if visits > 0:
                 weighted_q += scores[i] * edge_value(tree, root, tree.children[root, i], discount)
                 weight += scores[i]
-                n_visits += visits[root, i]
-        improved_values[root] = (tree.network_values[root, 0] + n_visits * weighted_q / weight) / (1.0 + n_visits)
+                n_visits += visits
+        network_value = tree.network_values[root, 0]
+        result.improved_values[root] = (network_value + n_visits * weighted_q / weight) / (1.0 + n_visits)
+        result.root_values[root] = tree.value_sums[root, 0] / tree.visits[root, 0]
+
+
+@nb.njit(nogil=True)
+def first_choices(gumbel: np.ndarray, prior_logits: np.ndarray, choices: np.ndarray) -> None:
+    """The candidates with the largest ``gumbel + prior logits``, best first: what the first simulations visit.
+
+    Until every considered candidate has been visited once, the others all share the mixed value, so nothing that the
+    simulations find changes this order.
+
+    :param gumbel: ``[n_candidates]``
+    :param prior_logits: ``[n_candidates]``
+    :param choices: filled with at most ``n_candidates`` indices
+    """
+    for rank in range(choices.shape[0]):
+        best, best_score = -1, -np.inf
+        for i in range(gumbel.shape[0]):
+            score = np.float64(gumbel[i]) + np.float64(prior_logits[i])
+            chosen = False
+            for earlier in range(rank):
+                chosen = chosen or choices[earlier] == i
+            if not chosen and (best < 0 or score > best_score):
+                best, best_score = i, score
+        choices[rank] = best
+
+
+def search_plan(settings: SearchSettings, n_candidates: int, n_children: int) -> tuple[np.ndarray, tuple]:
+    """What the kernels need of the settings.
+
+    :return: the schedule of sequential halving ``[n_simulations]`` and the constants ``(discount, c_visit, c_scale,
+        min_value_range)``, floats throughout: an integer discount would compile everything once more
+    :raises ValueError: if a number is out of its range
+    """
+    if not 1 <= settings.n_considered <= n_candidates:
+        raise ValueError(f"n_considered={settings.n_considered} must lie between 1 and the {n_candidates} candidates")
+    if n_children < 1:
+        raise ValueError(f"n_children={n_children} must be at least 1")
+    if not settings.min_value_range > 0:
+        raise ValueError(f"min_value_range={settings.min_value_range} must be positive")
+    schedule = considered_visits(settings.n_considered, settings.n_simulations)
+    constants = (settings.discount, settings.c_visit, settings.c_scale, settings.min_value_range)
+    return schedule, tuple(map(float, constants))
+
+
+def new_result(n_roots: int, n_candidates: int) -> SearchResult:
+    """Allocate what :func:`read_roots` fills."""
+    return SearchResult(
+        selected=np.empty(n_roots, np.int64),
+        improved_policy=np.empty((n_roots, n_candidates), np.float32),
+        root_values=np.empty(n_roots, np.float32),
+        visit_counts=np.empty((n_roots, n_candidates), np.int32),
+        improved_values=np.empty(n_roots, np.float32),
+    )
 
 
 def search(
@@ -122,16 +189,7 @@ def search(
         raise ValueError(
             f"values {root.values.shape} and gumbel {gumbel.shape} do not fit prior_logits {root.prior_logits.shape}"
         )
-    if not 1 <= settings.n_considered <= n_candidates:
-        raise ValueError(f"n_considered={settings.n_considered} must lie between 1 and the {n_candidates} candidates")
-    if n_children < 1:
-        raise ValueError(f"n_children={n_children} must be at least 1")
-    if not settings.min_value_range > 0:
-        raise ValueError(f"min_value_range={settings.min_value_range} must be positive")
-    schedule = considered_visits(settings.n_considered, settings.n_simulations)
-    # Floats throughout: an integer discount would compile everything once more.
-    discount = float(settings.discount)
-    constants = (discount, float(settings.c_visit), float(settings.c_scale), float(settings.min_value_range))
+    schedule, constants = search_plan(settings, n_candidates, n_children)
     gumbel = np.ascontiguousarray(gumbel, np.float32)
     tree = new_tree(n_roots, settings.n_simulations, n_candidates, n_children)
     plant(tree, root.values, root.prior_logits, *map(float, settings.value_bounds))
@@ -143,22 +201,8 @@ def search(
         _SELECT[parallel](tree, gumbel, visits, n_children, constants, parents, edges)
         expansion = recurrent_fn(node, parents, edges)
         assert expansion.prior_logits.shape == (n_roots, n_children), expansion.prior_logits.shape
-        _EXPAND[parallel](tree, node, parents, edges, Expansion(*expansion), n_candidates, discount)
+        _EXPAND[parallel](tree, node, parents, edges, Expansion(*expansion), n_candidates, constants[0])
 
-    result = SearchResult(
-        selected=np.empty(n_roots, np.int64),
-        improved_policy=np.empty((n_roots, n_candidates), np.float32),
-        root_values=(tree.value_sums[:, 0] / tree.visits[:, 0]).astype(np.float32),
-        visit_counts=np.empty((n_roots, n_candidates), np.int32),
-        improved_values=np.empty(n_roots, np.float32),
-    )
-    _read_roots(
-        tree,
-        gumbel,
-        constants,
-        result.selected,
-        result.improved_policy,
-        result.visit_counts,
-        result.improved_values,
-    )
+    result = new_result(n_roots, n_candidates)
+    read_roots(tree, gumbel, constants, result)
     return result

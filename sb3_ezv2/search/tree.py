@@ -29,6 +29,7 @@ class SearchTree(NamedTuple):
     scratch: np.ndarray  # [n_roots, max(n_candidates, n_children)] float64, working memory of the selection
 
 
+@nb.njit(nogil=True)
 def new_tree(n_roots: int, n_simulations: int, n_candidates: int, n_children: int) -> SearchTree:
     """Allocate trees whose rows :func:`plant` fills.
 
@@ -71,13 +72,15 @@ def plant(tree: SearchTree, values: np.ndarray, prior_logits: np.ndarray, low: f
     """
     n_candidates = prior_logits.shape[1]
     for root in range(values.shape[0]):
-        tree.children[root] = UNVISITED
+        for edge in range(tree.children.shape[1]):
+            tree.children[root, edge] = UNVISITED
         tree.parents[root, 0] = NO_PARENT
         tree.parent_edges[root, 0] = 0
         tree.visits[root, 0] = 1
         tree.value_sums[root, 0] = values[root]
         tree.network_values[root, 0] = values[root]
         tree.rewards[root, 0] = 0.0
-        tree.prior_logits[root, :n_candidates] = prior_logits[root]
+        for edge in range(n_candidates):
+            tree.prior_logits[root, edge] = prior_logits[root, edge]
         tree.value_range[root, 0] = low
         tree.value_range[root, 1] = high

@@ -1,0 +1,272 @@
+"""A whole search in one compiled call, for models on the CPU that compiled functions can read.
+
+The same search as :func:`sb3_ezv2.search.search.search` with the same model, built from the same kernels: what differs
+is that between selection and backup the model is evaluated in place, by :mod:`sb3_ezv2.networks.fused`. States do not
+depend on each other, so they are searched in chunks whose trees and latent states fit into the processor's caches.
+"""
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import numba as nb
+import numpy as np
+
+from sb3_ezv2.networks.fused import (
+    Scratch,
+    initial_inference,
+    new_scratch,
+    recurrent_inference,
+    sample_candidates,
+    sample_children,
+)
+from sb3_ezv2.networks.fused_weights import ModelWeights
+from sb3_ezv2.search.search import add_and_back_up, first_choices, new_result, read_roots, search_plan
+from sb3_ezv2.search.selection import descend
+from sb3_ezv2.search.tree import SearchTree, new_tree, plant
+from sb3_ezv2.type_aliases import Noise, SearchResult, SearchSettings
+
+CHUNK = 128
+"""States searched together, and the most that one inference evaluates."""
+
+
+class Nodes(NamedTuple):
+    """Latent states and actions of all nodes of a chunk of ``n`` states, and what the newest nodes came from.
+
+    Up to ``rows`` new nodes are evaluated together: ``n`` of one simulation after ``n`` of the other.
+    """
+
+    latents: np.ndarray  # [n_nodes, n, latent_dim] float32
+    actions: np.ndarray  # [n_nodes, n, max(n_candidates, n_children), action_dim] float32, empty if discrete
+    parents: np.ndarray  # [rows] int64
+    edges: np.ndarray  # [rows] int64
+    rewards: np.ndarray  # [rows] float32
+    values: np.ndarray  # [rows] float32
+    policies: np.ndarray  # [rows, policy outputs] float32
+    parent_latents: np.ndarray  # [rows, latent_dim] float32
+    encoded: np.ndarray  # [rows, action_dim] float32
+    uniform: np.ndarray  # [n_children] float32, zeros: the prior logits of sampled actions
+
+
+@nb.njit(nogil=True)
+def _new_nodes(weights: ModelWeights, n_nodes: int, n: int, rows: int, n_actions: int, n_children: int) -> Nodes:
+    latent_dim, action_dim = weights.latent_dim, weights.action_dim
+    return Nodes(
+        np.empty((n_nodes, n, latent_dim), np.float32),
+        np.empty((n_nodes if n_actions > 0 else 0, n, n_actions, action_dim), np.float32),
+        np.empty(rows, np.int64),
+        np.empty(rows, np.int64),
+        np.empty(rows, np.float32),
+        np.empty(rows, np.float32),
+        np.empty((rows, weights.n_policy_outputs), np.float32),
+        np.empty((rows, latent_dim), np.float32),
+        np.empty((rows, action_dim), np.float32),
+        np.zeros(n_children, np.float32),
+    )
+
+
+@nb.njit(nogil=True)
+def _evaluate(weights: ModelWeights, nodes: Nodes, scratch: Scratch, node: int, rows: int) -> None:
+    """Evaluate ``rows`` new nodes, ``node`` being the number of the first, behind their ``parents`` and ``edges``."""
+    n = nodes.latents.shape[1]
+    for row in range(rows):
+        state, parent, edge = row % n, nodes.parents[row], nodes.edges[row]
+        for i in range(weights.latent_dim):
+            nodes.parent_latents[row, i] = nodes.latents[parent, state, i]
+        for i in range(weights.action_dim):
+            if nodes.actions.shape[0] > 0:
+                nodes.encoded[row, i] = nodes.actions[parent, state, edge, i]
+            else:
+                nodes.encoded[row, i] = np.float32(i == edge)
+    recurrent_inference(
+        weights,
+        nodes.parent_latents[:rows],
+        nodes.encoded[:rows],
+        scratch,
+        nodes.latents[node : node + rows // n].reshape(rows, nodes.latents.shape[2]),
+        nodes.rewards[:rows],
+        nodes.values[:rows],
+        nodes.policies[:rows],
+    )
+
+
+@nb.njit(nogil=True)
+def _set_candidates(
+    nodes: Nodes,
+    noise: Noise,
+    sampling: tuple,
+    first: int,
+    state: int,
+    gumbel: np.ndarray,
+    logits: np.ndarray,
+    candidates: np.ndarray,
+) -> None:
+    """Noise and prior logits of the candidates of one state; where actions are continuous, sample them too."""
+    policy = nodes.policies[state]
+    for i in range(gumbel.shape[1]):
+        gumbel[state, i] = noise.gumbel[min(first + state, noise.gumbel.shape[0] - 1), i]
+    if nodes.actions.shape[0] == 0:
+        for i in range(policy.shape[0]):
+            logits[state, i] = policy[i]
+    else:
+        row = noise.candidates[min(first + state, noise.candidates.shape[0] - 1)]
+        sample_candidates(policy, row, sampling[0], sampling[1], nodes.actions[0, state])
+        for i in range(gumbel.shape[1]):
+            for d in range(candidates.shape[2]):
+                candidates[state, i, d] = nodes.actions[0, state, i, d]
+
+
+@nb.njit(nogil=True)
+def _add_node(
+    tree: SearchTree, nodes: Nodes, noise: Noise, first: int, node: int, row: int, n_candidates: int, discount: float
+) -> None:
+    """Add the evaluated ``row`` to its tree as number ``node``; where actions are continuous, sample its own."""
+    state = row % nodes.latents.shape[1]
+    logits = nodes.policies[row]
+    if nodes.actions.shape[0] > 0:
+        logits = nodes.uniform
+        noise_row = min(first + state, noise.children.shape[1] - 1)
+        sample_children(nodes.policies[row], noise.children[node - 1, noise_row], nodes.actions[node, state])
+    parent, edge = nodes.parents[row], nodes.edges[row]
+    reward, value = nodes.rewards[row], nodes.values[row]
+    add_and_back_up(tree, state, node, parent, edge, reward, value, logits, n_candidates, discount)
+
+
+@nb.njit(nogil=True)
+def _are_finite(values: np.ndarray, policies: np.ndarray) -> bool:
+    """Whether all numbers are finite."""
+    finite = True
+    for row in range(policies.shape[0]):
+        finite = finite and np.isfinite(values[row])
+        for i in range(policies.shape[1]):
+            finite = finite and np.isfinite(policies[row, i])
+    return finite
+
+
+@nb.njit(cache=True, nogil=True)
+def _search_chunk(
+    weights: ModelWeights,
+    observations: np.ndarray,
+    noise: Noise,
+    first: int,
+    schedule: np.ndarray,
+    n_first: int,
+    n_children: int,
+    constants: tuple,
+    sampling: tuple,
+    result: SearchResult,
+    candidates: np.ndarray,
+) -> bool:
+    """Search the ``n`` states of a chunk that begins with state ``first``.
+
+    :return: whether their values and policies are finite; if not, they are not searched
+    """
+    n, n_candidates, n_simulations = observations.shape[0], noise.gumbel.shape[1], schedule.shape[0]
+    together = min(max(CHUNK // n, 1), n_first)
+    n_actions = max(n_candidates, n_children) if candidates.shape[2] > 0 else 0
+    nodes = _new_nodes(weights, n_simulations + 1, n, together * n, n_actions, n_children)
+    scratch = new_scratch(weights, together * n)
+    values, policies = nodes.values[:n], nodes.policies[:n]
+    initial_inference(weights, observations, scratch, nodes.latents[0], values, policies)
+    if not _are_finite(values, policies):
+        return False
+    gumbel = np.empty((n, n_candidates), np.float32)
+    logits = np.zeros((n, n_candidates), np.float32)
+    choices = np.empty((n, n_first), np.int64)
+    tree = new_tree(n, n_simulations, n_candidates, n_children)
+    for state in range(n):
+        _set_candidates(nodes, noise, sampling, first, state, gumbel, logits, candidates)
+        first_choices(gumbel[state], logits[state], choices[state])
+    plant(tree, values, logits, np.inf, -np.inf)
+
+    n_batches = (n_first + together - 1) // together
+    for step in range(n_batches + n_simulations - n_first):
+        if step < n_batches:  # considered candidates that have not been visited
+            node, rows = 1 + step * together, n * min(together, n_first - step * together)
+            for row in range(rows):
+                nodes.parents[row], nodes.edges[row] = 0, choices[row % n, node - 1 + row // n]
+        else:
+            node, rows = step - n_batches + n_first + 1, n
+            for state in range(n):
+                descend(tree, state, gumbel, schedule[node - 1], n_children, constants, nodes.parents, nodes.edges)
+        _evaluate(weights, nodes, scratch, node, rows)
+        for row in range(rows):
+            _add_node(tree, nodes, noise, first, node + row // n, row, n_candidates, constants[0])
+    read_roots(tree, gumbel, constants, result)
+    return True
+
+
+@nb.njit(cache=True, nogil=True, parallel=True)
+def _search_in_parallel(  # type: ignore[no-untyped-def]
+    bounds,
+    finite,
+    weights,
+    observations,
+    noise,
+    schedule,
+    n_first,
+    n_children,
+    constants,
+    sampling,
+    result,
+    candidates,
+):
+    """Search chunks of states on numba's threads."""
+    for chunk in nb.prange(finite.shape[0]):
+        a, b = bounds[chunk], bounds[chunk + 1]
+        part = SearchResult(
+            result.selected[a:b],
+            result.improved_policy[a:b],
+            result.root_values[a:b],
+            result.visit_counts[a:b],
+            result.improved_values[a:b],
+        )
+        finite[chunk] = _search_chunk(
+            weights,
+            observations[a:b],
+            noise,
+            a,
+            schedule,
+            n_first,
+            n_children,
+            constants,
+            sampling,
+            part,
+            candidates[a:b],
+        )
+
+
+def fused_search(
+    weights: ModelWeights,
+    observations: np.ndarray,
+    noise: Noise,
+    settings: SearchSettings,
+    n_children: int,
+    sampling: tuple[int, float],
+) -> tuple[SearchResult, np.ndarray] | None:
+    """Search from real observations.
+
+    :param weights: of the model, see :func:`~sb3_ezv2.networks.fused_weights.model_weights`
+    :param observations: flattened ``[n, observation_dim]`` float32
+    :param noise: of this search
+    :param settings: budget and constants
+    :param n_children: number of actions at every node below the root
+    :param sampling: number of candidates from the policy itself (negative to act greedily) and the factor of the
+        flattened policy's standard deviation, see :func:`~sb3_ezv2.networks.fused.sample_candidates`
+    :return: the result and the sampled candidates ``[n, n_candidates, action_dim]`` (``[n, n_candidates, 0]`` if
+        discrete); ``None`` if a value or a policy of ``observations`` is not finite
+    """
+    n, n_candidates = len(observations), noise.gumbel.shape[1]
+    schedule, constants = search_plan(settings, n_candidates, n_children)
+    n_first = min(settings.n_considered, settings.n_simulations)
+    result = new_result(n, n_candidates)
+    candidates = np.empty((n, n_candidates, noise.candidates.shape[2]), np.float32)
+    bounds = np.linspace(0, n, -(-n // CHUNK) + 1).astype(np.int64)
+    finite = np.ones(len(bounds) - 1, np.bool_)
+    search = (schedule, n_first, n_children, constants, sampling)
+    if len(finite) > 1 and nb.get_num_threads() > 1:
+        _search_in_parallel(bounds, finite, weights, observations, noise, *search, result, candidates)
+    else:
+        for chunk, (a, b) in enumerate(pairwise(bounds.tolist())):
+            part = SearchResult(*(rows[a:b] for rows in result))
+            finite[chunk] = _search_chunk(weights, observations[a:b], noise, a, *search, part, candidates[a:b])
+    return (result, candidates) if finite.all() else None
