@@ -215,7 +215,11 @@ def _search_in_parallel(  # type: ignore[no-untyped-def]
     for chunk in nb.prange(finite.shape[0]):
         a, b = bounds[chunk], bounds[chunk + 1]
         part = SearchResult(
-            result.selected[a:b], result.improved_policy[a:b], result.root_values[a:b], result.visit_counts[a:b]
+            result.selected[a:b],
+            result.improved_policy[a:b],
+            result.root_values[a:b],
+            result.visit_counts[a:b],
+            result.improved_values[a:b],
         )
         finite[chunk] = _search_chunk(
             weights,

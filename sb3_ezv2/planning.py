@@ -81,6 +81,7 @@ class Planner:
             improved_policy=result.improved_policy,
             visit_counts=result.visit_counts,
             root_values=result.root_values,
+            improved_values=result.improved_values,
         )
 
 

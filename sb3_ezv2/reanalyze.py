@@ -211,7 +211,7 @@ class Reanalyzer:
             noise = self.planner.draw_noise(model, len(chunk), rng)
             plan = self.planner.plan(model, observations, noise, explore=True)
             found = policy_targets(plan, self.cache.n_targets)
-            values.append(plan.root_values)
+            values.append(plan.improved_values)
             actions.append(found.actions)
             weights.append(found.weights)
         return np.concatenate(values), PolicyTargets(np.concatenate(actions), np.concatenate(weights))

@@ -53,6 +53,7 @@ class SearchResult(NamedTuple):
     improved_policy: np.ndarray  # [n_roots, n_candidates] float32, sums to 1
     root_values: np.ndarray  # [n_roots] float32, search-based value estimates (SVE)
     visit_counts: np.ndarray  # [n_roots, n_candidates] int32, sums to n_simulations
+    improved_values: np.ndarray  # [n_roots] float32, the same estimates weighted by the improved policy
 
 
 class Noise(NamedTuple):
@@ -71,6 +72,7 @@ class Plan(NamedTuple):
     improved_policy: np.ndarray  # [n, n_candidates] float32, sums to 1
     visit_counts: np.ndarray  # [n, n_candidates] int32
     root_values: np.ndarray  # [n] float32, search-based value estimates in the environment's units
+    improved_values: np.ndarray  # [n] float32, the same estimates weighted by the improved policy
 
 
 class TrajectoryBatch(NamedTuple):

@@ -37,6 +37,7 @@ class Outcome:
     selected: int
     policy: list[float]
     root_value: float
+    improved_value: float
     visit_counts: list[int]
     expanded: list[Path]
     """Paths of the new nodes, in the order of the simulations."""
@@ -130,6 +131,14 @@ class ReferenceSearch:
     def root_scores(self) -> list[float]:
         return [noise + score for noise, score in zip(self.gumbel, self.scores(self.root), strict=True)]
 
+    def improved_value(self) -> float:
+        """Network value and all returns of the simulations, each candidate counting as the improved policy says."""
+        policy = softmax(self.scores(self.root))
+        n = len(self.root.estimates) - 1
+        share = math.fsum(policy[action] for action in self.root.children)
+        total = math.fsum(policy[action] / share * n * self.q(child) for action, child in self.root.children.items())
+        return (self.root.network_value + total) / (1 + n)
+
     # One simulation
 
     def interior_action(self, node: Node) -> int:
@@ -185,6 +194,7 @@ class ReferenceSearch:
             selected=argmax(self.root_scores(), finalists),
             policy=softmax(self.scores(self.root)),
             root_value=mean(self.root.estimates),
+            improved_value=self.improved_value(),
             visit_counts=visits,
             expanded=self.expanded,
         )

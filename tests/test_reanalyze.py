@@ -273,7 +273,7 @@ def test_search_targets_are_those_of_a_plan():
     observations = {"observation": th.from_numpy(batch.observations["observation"][needed])}
     noise = setting.planner.greedy_noise(setting.target_model)
     plan = setting.planner.plan(setting.target_model, observations, noise, explore=True)
-    np.testing.assert_allclose(targets.values[needed], plan.root_values, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(targets.values[needed], plan.improved_values, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(targets.policies.weights[needed], plan.improved_policy, rtol=1e-3, atol=1e-4)
 
 

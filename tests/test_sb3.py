@@ -652,6 +652,7 @@ def test_observation_spaces(kind, tmp_path):
     policy = "MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy"
     model = tiny_model(random_envs(2, observation_space=space), policy=policy).learn(50)
     assert_finite_parameters(model)
+    space.seed(0)
     observation = space.sample()
     action, _ = model.predict(observation, deterministic=True)
     assert model.action_space.contains(action)
@@ -659,11 +660,14 @@ def test_observation_spaces(kind, tmp_path):
         batch: Any = {key: np.stack([np.asarray(value)] * 3) for key, value in observation.items()}
     else:
         batch = np.stack([np.asarray(observation)] * 3)
-    np.testing.assert_array_equal(model.predict(batch, deterministic=True)[0], [action] * 3)
-    assert model.policy.plan(batch).root_values.shape == (3,)
+    # Actions may differ between batch sizes: rounding decides between equally good ones.
+    value = model.policy.plan(observation, deterministic=True).root_values
+    np.testing.assert_allclose(model.policy.plan(batch, deterministic=True).root_values, np.repeat(value, 3), atol=1e-2)
     model.save(tmp_path / "model")
     loaded = EfficientZeroV2.load(tmp_path / "model")
-    np.testing.assert_array_equal(loaded.predict(batch, deterministic=True)[0], [action] * 3)
+    for given in (observation, batch):
+        expected = model.predict(given, deterministic=True)[0]
+        np.testing.assert_array_equal(loaded.predict(given, deterministic=True)[0], expected)
 
 
 # -- logs --------------------------------------------------------------------------------------------------------------

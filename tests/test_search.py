@@ -50,6 +50,9 @@ def assert_equals_reference(model: StubModel, gumbel: np.ndarray, settings: Sear
         np.testing.assert_allclose(result.improved_policy[row], expected.policy, rtol=0, atol=1e-5)
         magnitude = abs(model.scale) + abs(model.offset)
         np.testing.assert_allclose(result.root_values[row], expected.root_value, rtol=1e-5, atol=1e-5 * magnitude)
+        np.testing.assert_allclose(
+            result.improved_values[row], expected.improved_value, rtol=1e-5, atol=1e-5 * magnitude
+        )
 
 
 # (n_actions, n_simulations, n_considered, discount, scale, offset)
@@ -149,7 +152,7 @@ def test_what_every_result_obeys(
     model = StubModel(np.arange(4) + seed, n_candidates, 3, scale)
     gumbel = noise(4, n_candidates, seed)
     result = run(model, gumbel, SearchSettings(n_simulations, n_considered, 0.9))
-    assert [array.dtype for array in result] == [np.int64, np.float32, np.float32, np.int32]
+    assert [array.dtype for array in result] == [np.int64, np.float32, np.float32, np.int32, np.float32]
     np.testing.assert_array_equal(result.visit_counts.sum(1), n_simulations)
     np.testing.assert_allclose(result.improved_policy.sum(1), 1.0, atol=1e-6)
     assert (result.improved_policy >= 0).all()
@@ -207,21 +210,20 @@ def test_order_of_rows_is_irrelevant() -> None:
 
 
 def test_parallel_equals_serial(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spreading the rows over threads changes no bit; beyond ``PARALLEL_ROOTS`` that happens by itself."""
+    """Spreading the rows over threads changes no bit; from ``PARALLEL_ROOTS`` on that happens by itself."""
+    monkeypatch.setattr(search_module.nb, "get_num_threads", lambda: 2)
     n_roots = search_module.PARALLEL_ROOTS
     model, gumbel, settings = StubModel(np.arange(n_roots), 6, 6), noise(n_roots, 6), SearchSettings(16, 6, 0.99)
     used: list[bool] = []
-    for name in ("_SELECT", "_EXPAND"):
-        kernels = getattr(search_module, name)
 
-        class Spy(dict[bool, Any]):
-            """Notes which kernel the search takes."""
+    class Spy(dict[bool, Any]):
+        """Notes which kernel the search takes."""
 
-            def __getitem__(self, parallel: bool) -> object:
-                used.append(parallel)
-                return super().__getitem__(parallel)
+        def __getitem__(self, parallel: bool) -> object:
+            used.append(parallel)
+            return super().__getitem__(parallel)
 
-        monkeypatch.setattr(search_module, name, Spy(kernels))
+    monkeypatch.setattr(search_module, "_ADVANCE", Spy(search_module._ADVANCE))
     parallel = run(model, gumbel, settings)
     assert used and all(used)
     used.clear()
@@ -267,7 +269,7 @@ def test_inputs_are_left_alone() -> None:
 def test_no_roots_at_all() -> None:
     """An empty batch gives empty results."""
     result = run(StubModel([], 4, 4), np.zeros((0, 4), np.float32), SearchSettings(8, 4, 0.99))
-    assert [array.shape for array in result] == [(0,), (0, 4), (0,), (0, 4)]
+    assert [array.shape for array in result] == [(0,), (0, 4), (0,), (0, 4), (0,)]
 
 
 @pytest.mark.parametrize(

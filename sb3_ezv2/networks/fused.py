@@ -199,7 +199,6 @@ def initial_inference(
             x = (observations[i, j] - mean[j]) / std[j]
             normalised[i, j] = np.sign(x) * np.log1p(abs(x))
     at = _apply_linear(weights.flat, 2 * dim, normalised, latents, NO_BOUND)
-    at = _apply_norm(weights.flat, at, latents, latents, NO_BOUND)
     for i in range(n):
         for j in range(weights.latent_dim):
             latents[i, j] = np.tanh(latents[i, j])

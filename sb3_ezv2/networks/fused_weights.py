@@ -57,8 +57,8 @@ def _block(block: nn.Module) -> list[th.Tensor]:
 
 
 def _representation(model: EfficientZeroModel) -> list[th.Tensor]:
-    embed, norm, _, *blocks = model.representation.layers
-    tensors = [model.observation_mean, model.observation_std, *_layer(embed), *_layer(norm)]
+    features, _, *blocks = model.representation.layers
+    tensors = [model.observation_mean, model.observation_std, *_layer(features)]
     return tensors + [tensor for block in blocks for tensor in _block(block)]
 
 

@@ -6,10 +6,14 @@ from torch import nn
 from sb3_ezv2.networks.layers import ResidualBlock
 
 ACTION_EMBEDDING_DIM = 64
+FEATURE_GAIN = 1.5
 
 
 class MlpRepresentation(nn.Module):
     """``H``: normalised observation to latent state (paper, appendix on architectures).
+
+    The first layer starts with steep, shifted tanh units that cover the range of the observations (a normal weight
+    matrix with a gain, uniform biases). A LayerNorm there would throw away how large a low-dimensional observation is.
 
     :param observation_dim: size of the flattened observation
     :param latent_dim: size of the latent state
@@ -19,9 +23,11 @@ class MlpRepresentation(nn.Module):
 
     def __init__(self, observation_dim: int, latent_dim: int, hidden_dim: int, n_blocks: int) -> None:
         super().__init__()
+        features = nn.Linear(observation_dim, latent_dim)
+        nn.init.normal_(features.weight, std=FEATURE_GAIN / observation_dim**0.5)
+        nn.init.uniform_(features.bias, -FEATURE_GAIN, FEATURE_GAIN)
         self.layers = nn.Sequential(
-            nn.Linear(observation_dim, latent_dim),
-            nn.LayerNorm(latent_dim),
+            features,
             nn.Tanh(),
             *(ResidualBlock(latent_dim, hidden_dim) for _ in range(n_blocks)),
         )

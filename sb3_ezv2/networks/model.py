@@ -171,4 +171,4 @@ def _flat(observations: th.Tensor, space: spaces.Space) -> th.Tensor:
         observations = observations - th.as_tensor(start, device=observations.device)
     encoded = preprocess_obs(observations, space)
     assert isinstance(encoded, th.Tensor)
-    return encoded.reshape(len(encoded), -1)
+    return encoded.flatten(1) if encoded.ndim > 1 else encoded.unsqueeze(1)

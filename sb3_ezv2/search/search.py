@@ -37,7 +37,7 @@ _ADVANCE = {parallel: nb.njit(cache=True, nogil=True, parallel=parallel)(_advanc
 
 @nb.njit(cache=True, nogil=True)
 def read_roots(tree: SearchTree, constants: tuple, result: SearchResult) -> None:
-    """Fill ``result`` with the chosen candidate, improved policy, value and visit counts of every root."""
+    """Fill ``result`` with what the search says of every root."""
     n_roots, n_candidates = tree.preferences.shape
     scores = np.empty(n_candidates, np.float64)
     for root in range(n_roots):
@@ -48,10 +48,16 @@ def read_roots(tree: SearchTree, constants: tuple, result: SearchResult) -> None
         for i in range(n_candidates):
             scores[i] = exponential(np.float32(scores[i] - largest))
             total += scores[i]
+        weighted_q, weight = 0.0, 0.0
         for i in range(n_candidates):
             result.improved_policy[root, i] = scores[i] / total
             result.visit_counts[root, i] = tree.visits[root, i]
+            if tree.visits[root, i] > 0:
+                weighted_q += scores[i] * tree.values[root, i]
+                weight += scores[i]
         result.root_values[root] = tree.totals[root, ROOT_SUM] / (1 + n_simulations)
+        improved = n_simulations * weighted_q / weight
+        result.improved_values[root] = (tree.network_values[root, 0] + improved) / (1 + n_simulations)
 
 
 def search_plan(settings: SearchSettings, n_candidates: int, n_children: int) -> tuple[np.ndarray, tuple]:
@@ -79,6 +85,7 @@ def new_result(n_roots: int, n_candidates: int) -> SearchResult:
         improved_policy=np.empty((n_roots, n_candidates), np.float32),
         root_values=np.empty(n_roots, np.float32),
         visit_counts=np.empty((n_roots, n_candidates), np.int32),
+        improved_values=np.empty(n_roots, np.float32),
     )
 
 
@@ -90,7 +97,9 @@ def search(
     Sequential halving among the ``n_considered`` candidates with the largest ``gumbel + prior logits``; below the
     root the deterministic rule of :func:`~sb3_ezv2.search.selection.interior_action`. The chosen candidate is the
     most visited one with the largest ``gumbel + logits + sigma(q)``. The root value is the mean over the root's
-    network value and all simulated returns (search-based value estimation, paper section 4.2, equation 9).
+    network value and all simulated returns (search-based value estimation, paper section 4.2, equation 9). The
+    improved value takes the same returns with the candidates weighted by the improved policy instead of by visits:
+    halving visits bad candidates as often as good ones, below the root visits follow the improved policy anyway.
 
     :param root: network values and prior logits of the states
     :param recurrent_fn: evaluates one new node per root, see :data:`~sb3_ezv2.type_aliases.RecurrentFn`
