@@ -20,9 +20,9 @@ from sb3_ezv2.networks.fused import (
     sample_children,
 )
 from sb3_ezv2.networks.fused_weights import ModelWeights
-from sb3_ezv2.search.search import add_and_back_up, first_choices, new_result, read_roots, search_plan
-from sb3_ezv2.search.selection import descend
-from sb3_ezv2.search.tree import SearchTree, new_tree, plant
+from sb3_ezv2.search.search import new_result, read_roots, search_plan
+from sb3_ezv2.search.selection import select
+from sb3_ezv2.search.tree import SearchTree, add_and_back_up, new_tree, plant
 from sb3_ezv2.type_aliases import Noise, SearchResult, SearchSettings
 
 CHUNK = 128
@@ -126,9 +126,10 @@ def _add_node(
         logits = nodes.uniform
         noise_row = min(first + state, noise.children.shape[1] - 1)
         sample_children(nodes.policies[row], noise.children[node - 1, noise_row], nodes.actions[node, state])
-    parent, edge = nodes.parents[row], nodes.edges[row]
-    reward, value = nodes.rewards[row], nodes.values[row]
-    add_and_back_up(tree, state, node, parent, edge, reward, value, logits, n_candidates, discount)
+    if nodes.parents[row] == 0:
+        # Several paths of length one may have been selected since.
+        tree.paths[state, 0] = nodes.edges[row]
+    add_and_back_up(tree, state, node, nodes.rewards[row], nodes.values[row], logits, n_candidates, discount)
 
 
 @nb.njit(nogil=True)
@@ -171,27 +172,27 @@ def _search_chunk(
         return False
     gumbel = np.empty((n, n_candidates), np.float32)
     logits = np.zeros((n, n_candidates), np.float32)
-    choices = np.empty((n, n_first), np.int64)
-    tree = new_tree(n, n_simulations, n_candidates, n_children)
     for state in range(n):
         _set_candidates(nodes, noise, sampling, first, state, gumbel, logits, candidates)
-        first_choices(gumbel[state], logits[state], choices[state])
-    plant(tree, values, logits, np.inf, -np.inf)
+    tree = new_tree(n, n_simulations, n_candidates, n_children)
+    plant(tree, values, logits, gumbel, np.inf, -np.inf)
 
+    scores = np.empty(n_children, np.float64)
     n_batches = (n_first + together - 1) // together
     for step in range(n_batches + n_simulations - n_first):
         if step < n_batches:  # considered candidates that have not been visited
             node, rows = 1 + step * together, n * min(together, n_first - step * together)
-            for row in range(rows):
-                nodes.parents[row], nodes.edges[row] = 0, choices[row % n, node - 1 + row // n]
         else:
             node, rows = step - n_batches + n_first + 1, n
-            for state in range(n):
-                descend(tree, state, gumbel, schedule[node - 1], n_children, constants, nodes.parents, nodes.edges)
+        for row in range(rows):
+            simulation = node - 1 + row // n
+            nodes.parents[row], nodes.edges[row] = select(
+                tree, row % n, simulation, schedule[simulation], n_children, constants, scores
+            )
         _evaluate(weights, nodes, scratch, node, rows)
         for row in range(rows):
             _add_node(tree, nodes, noise, first, node + row // n, row, n_candidates, constants[0])
-    read_roots(tree, gumbel, constants, result)
+    read_roots(tree, constants, result)
     return True
 
 

@@ -210,21 +210,20 @@ def test_order_of_rows_is_irrelevant() -> None:
 
 
 def test_parallel_equals_serial(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spreading the rows over threads changes no bit; beyond ``PARALLEL_ROOTS`` that happens by itself."""
+    """Spreading the rows over threads changes no bit; from ``PARALLEL_ROOTS`` on that happens by itself."""
+    monkeypatch.setattr(search_module.nb, "get_num_threads", lambda: 2)
     n_roots = search_module.PARALLEL_ROOTS
     model, gumbel, settings = StubModel(np.arange(n_roots), 6, 6), noise(n_roots, 6), SearchSettings(16, 6, 0.99)
     used: list[bool] = []
-    for name in ("_SELECT", "_EXPAND"):
-        kernels = getattr(search_module, name)
 
-        class Spy(dict[bool, Any]):
-            """Notes which kernel the search takes."""
+    class Spy(dict[bool, Any]):
+        """Notes which kernel the search takes."""
 
-            def __getitem__(self, parallel: bool) -> object:
-                used.append(parallel)
-                return super().__getitem__(parallel)
+        def __getitem__(self, parallel: bool) -> object:
+            used.append(parallel)
+            return super().__getitem__(parallel)
 
-        monkeypatch.setattr(search_module, name, Spy(kernels))
+    monkeypatch.setattr(search_module, "_ADVANCE", Spy(search_module._ADVANCE))
     parallel = run(model, gumbel, settings)
     assert used and all(used)
     used.clear()

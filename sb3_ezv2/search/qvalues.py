@@ -1,4 +1,4 @@
-"""Edge values, the mixed value of unvisited actions, and their transform ``sigma``.
+"""The mixed value of unvisited actions, and the transform ``sigma`` of all of a node's q-values.
 
 Sources: Gumbel MuZero (Danihelka et al. 2022), appendix D and equation 8; EfficientZero V2, section 4. Values are
 normalised by the smallest and largest edge value seen anywhere in the tree of that root (mctx does it per node).
@@ -7,20 +7,46 @@ normalised by the smallest and largest edge value seen anywhere in the tree of t
 import numba as nb
 import numpy as np
 
-from sb3_ezv2.search.tree import UNVISITED, SearchTree
+from sb3_ezv2.exponential import exponential
+from sb3_ezv2.search.tree import LARGEST, SMALLEST, SearchTree
 
 
 @nb.njit(nogil=True)
-def edge_value(tree: SearchTree, root: int, child: int, discount: float) -> float:
-    """``q = r + discount * v``, where ``v`` is the mean of all estimates backed up through ``child``."""
-    return tree.rewards[root, child] + discount * tree.value_sums[root, child] / tree.visits[root, child]
+def mixed_value(tree: SearchTree, root: int, node: int, first_edge: int, n_edges: int, total_visits: int) -> float:
+    """What unvisited actions of a node count: ``(v_net + n * mean) / (1 + n)``.
+
+    :param tree: trees with at least one visited edge at that node
+    :param root: which of them
+    :param node: number of the node
+    :param first_edge: its first edge
+    :param n_edges: number of its edges
+    :param total_visits: ``n``, the visits of all of them; ``mean`` is the prior-weighted mean of the visited ones' q
+    """
+    visits, values, logits = tree.visits[root], tree.values[root], tree.prior_logits[root]
+    largest = np.float32(-np.inf)  # of the visited actions, so that one of them has the weight 1
+    for edge in range(first_edge, first_edge + n_edges):
+        if visits[edge] > 0 and logits[edge] > largest:
+            largest = logits[edge]
+    weighted_q, weight = 0.0, 0.0
+    for edge in range(first_edge, first_edge + n_edges):
+        if visits[edge] > 0:
+            prior = 1.0 if logits[edge] == largest else np.float64(exponential(logits[edge] - largest))
+            weighted_q += prior * values[edge]
+            weight += prior
+    return (tree.network_values[root, node] + total_visits * weighted_q / weight) / (1.0 + total_visits)
 
 
 @nb.njit(nogil=True)
-def child_visits(tree: SearchTree, root: int, edge: int) -> int:
-    """How many simulations followed ``edge`` (an index among all edges of the root)."""
-    child = tree.children[root, edge]
-    return 0 if child == UNVISITED else tree.visits[root, child]
+def sigma(q: float, totals: np.ndarray, most_visits: int, constants: tuple) -> float:
+    """``(c_visit + most visits) * c_scale * normalised q``, with q normalised to [0, 1].
+
+    :param q: edge value or mixed value; the latter contains the network's, which may lie outside the range seen
+    :param totals: of the tree, see :class:`~sb3_ezv2.search.tree.SearchTree`
+    :param most_visits: of all edges at that node
+    :param constants: ``(discount, c_visit, c_scale, min_value_range)`` of the search settings
+    """
+    spread = max(totals[LARGEST] - totals[SMALLEST], constants[3])
+    return (constants[1] + most_visits) * constants[2] * min(max((q - totals[SMALLEST]) / spread, 0.0), 1.0)
 
 
 @nb.njit(nogil=True)
@@ -32,59 +58,24 @@ def transformed_scores(
     n_edges: int,
     constants: tuple,
     scores: np.ndarray,
-) -> int:
+) -> tuple[int, int]:
     """Write ``logits(a) + sigma(completed q(a))`` of the node's actions into ``scores[:n_edges]``.
 
-    Unvisited actions get the mixed value ``(v_net + n * mean) / (1 + n)``, with ``n`` the visits of all children and
-    ``mean`` the prior-weighted mean of the visited children's q. Then
-    ``sigma(q) = (c_visit + max visits) * c_scale * normalised q`` with q normalised to [0, 1].
-
-    :param constants: ``(discount, c_visit, c_scale, min_value_range)`` of the search settings
-    :return: ``n``, the visits of all children
+    :return: the visits of all edges together, and the most visits of one
     """
-    discount, c_visit, c_scale, min_value_range = constants
-    largest_logit = -np.inf  # of the visited actions
+    visits, values, logits = tree.visits[root], tree.values[root], tree.prior_logits[root]
+    totals = tree.totals[root]
+    total_visits, most_visits, n_visited = 0, 0, 0
     for i in range(n_edges):
-        logit = tree.prior_logits[root, first_edge + i]
-        scores[i] = logit
-        if tree.children[root, first_edge + i] != UNVISITED:
-            largest_logit = max(largest_logit, logit)
-
-    total_visits, most_visits = 0, 0
-    weighted_q, weight = 0.0, 0.0
+        count = visits[first_edge + i]
+        total_visits += count
+        most_visits = max(most_visits, count)
+        n_visited += 1 if count > 0 else 0
+    mixed = 0.0
+    if 0 < n_visited < n_edges:
+        mixed = sigma(mixed_value(tree, root, node, first_edge, n_edges, total_visits), totals, most_visits, constants)
     for i in range(n_edges):
-        child = tree.children[root, first_edge + i]
-        if child != UNVISITED:
-            visits = tree.visits[root, child]
-            total_visits += visits
-            most_visits = max(most_visits, visits)
-            prior = np.exp(scores[i] - largest_logit)
-            weighted_q += prior * edge_value(tree, root, child, discount)
-            weight += prior
-    if total_visits == 0:
-        return 0
-
-    mixed = (tree.network_values[root, node] + total_visits * weighted_q / weight) / (1.0 + total_visits)
-    low = tree.value_range[root, 0]
-    spread = max(tree.value_range[root, 1] - low, min_value_range)
-    scale = (c_visit + most_visits) * c_scale
-    for i in range(n_edges):
-        child = tree.children[root, first_edge + i]
-        q = mixed if child == UNVISITED else edge_value(tree, root, child, discount)
-        # The mixed value contains the network's, which may lie outside the values seen in the tree.
-        scores[i] += scale * min(max((q - low) / spread, 0.0), 1.0)
-    return total_visits
-
-
-@nb.njit(nogil=True)
-def softmax(scores: np.ndarray, n: int) -> None:
-    """Replace ``scores[:n]`` by their softmax."""
-    largest = scores[0]
-    for i in range(1, n):
-        largest = max(largest, scores[i])
-    total = 0.0
-    for i in range(n):
-        scores[i] = np.exp(scores[i] - largest)
-        total += scores[i]
-    for i in range(n):
-        scores[i] /= total
+        edge = first_edge + i
+        bonus = sigma(values[edge], totals, most_visits, constants) if visits[edge] > 0 else mixed
+        scores[i] = logits[edge] + bonus
+    return total_visits, most_visits

@@ -7,131 +7,57 @@ that the caller sampled, so identical inputs give identical trees.
 import numba as nb
 import numpy as np
 
-from sb3_ezv2.search.qvalues import child_visits, edge_value, softmax, transformed_scores
-from sb3_ezv2.search.selection import best_of_visits, descend
+from sb3_ezv2.exponential import exponential
+from sb3_ezv2.search.qvalues import transformed_scores
+from sb3_ezv2.search.selection import best_of_visits, select
 from sb3_ezv2.search.sequential_halving import considered_visits
-from sb3_ezv2.search.tree import NO_PARENT, SearchTree, edge_offset, new_tree, plant
+from sb3_ezv2.search.tree import ROOT_SUM, SearchTree, add_and_back_up, new_tree, plant
 from sb3_ezv2.type_aliases import Expansion, RecurrentFn, SearchResult, SearchRoot, SearchSettings
 
+NO_MORE = -1
 PARALLEL_ROOTS = 512
 """From this many roots on the tree work is spread over numba's threads; below, starting them costs more."""
 
 
-@nb.njit(nogil=True)
-def add_and_back_up(
-    tree: SearchTree,
-    root: int,
-    node: int,
-    parent: int,
-    edge: int,
-    reward: float,
-    value: float,
-    prior_logits: np.ndarray,
-    n_candidates: int,
-    discount: float,
-) -> None:
-    """Append ``node`` behind ``edge`` of ``parent`` and send its value to the root: ``G <- r + discount * G``."""
-    n_children = prior_logits.shape[0]
-    parent_edge = edge_offset(parent, n_candidates, n_children) + edge
-    first_edge = edge_offset(node, n_candidates, n_children)
-    tree.children[root, parent_edge] = node
-    tree.parents[root, node] = parent
-    tree.parent_edges[root, node] = parent_edge
-    tree.rewards[root, node] = reward
-    tree.network_values[root, node] = value
-    tree.visits[root, node] = 0
-    tree.value_sums[root, node] = 0.0
-    for i in range(n_children):
-        tree.prior_logits[root, first_edge + i] = prior_logits[i]
-
-    estimate = np.float64(value)
-    while True:
-        tree.visits[root, node] += 1
-        tree.value_sums[root, node] += estimate
-        if tree.parents[root, node] == NO_PARENT:
-            return
-        q = edge_value(tree, root, node, discount)
-        tree.value_range[root, 0] = min(tree.value_range[root, 0], q)
-        tree.value_range[root, 1] = max(tree.value_range[root, 1], q)
-        estimate = tree.rewards[root, node] + discount * estimate
-        node = tree.parents[root, node]
+def _advance(tree, node, expansion, parents, edges, visits, n_candidates, constants, n_parts):  # type: ignore[no-untyped-def]
+    n_roots, n_children = expansion.prior_logits.shape
+    for part in nb.prange(n_parts):
+        scores = np.empty(n_children, np.float64)
+        for root in range(part * n_roots // n_parts, (part + 1) * n_roots // n_parts):
+            reward, value, prior_logits = expansion.rewards[root], expansion.values[root], expansion.prior_logits[root]
+            add_and_back_up(tree, root, node, reward, value, prior_logits, n_candidates, constants[0])
+            if visits != NO_MORE:
+                parents[root], edges[root] = select(tree, root, node, visits, n_children, constants, scores)
 
 
-def _select(tree, gumbel, visits, n_children, constants, parents, edges):  # type: ignore[no-untyped-def]
-    for root in nb.prange(gumbel.shape[0]):
-        descend(tree, root, gumbel, visits, n_children, constants, parents, edges)
-
-
-def _expand(tree, node, parents, edges, expansion, n_candidates, discount):  # type: ignore[no-untyped-def]
-    for root in nb.prange(parents.shape[0]):
-        rewards, values, prior_logits = expansion
-        add_and_back_up(
-            tree,
-            root,
-            node,
-            parents[root],
-            edges[root],
-            rewards[root],
-            values[root],
-            prior_logits[root],
-            n_candidates,
-            discount,
-        )
-
-
-_SELECT = {parallel: nb.njit(cache=True, nogil=True, parallel=parallel)(_select) for parallel in (False, True)}
-_EXPAND = {parallel: nb.njit(cache=True, nogil=True, parallel=parallel)(_expand) for parallel in (False, True)}
+_ADVANCE = {parallel: nb.njit(cache=True, nogil=True, parallel=parallel)(_advance) for parallel in (False, True)}
+"""Add node number ``node`` to every root and back it up, then select where the next one goes (unless ``visits`` is
+``NO_MORE``): one pass over the trees per simulation."""
 
 
 @nb.njit(cache=True, nogil=True)
-def read_roots(tree: SearchTree, gumbel: np.ndarray, constants: tuple, result: SearchResult) -> None:
-    """Fill ``result`` with the chosen candidate, improved policy, values and visit counts of every root."""
-    n_roots, n_candidates = gumbel.shape
-    discount = constants[0]
+def read_roots(tree: SearchTree, constants: tuple, result: SearchResult) -> None:
+    """Fill ``result`` with what the search says of every root."""
+    n_roots, n_candidates = tree.preferences.shape
+    scores = np.empty(n_candidates, np.float64)
     for root in range(n_roots):
-        scores = tree.scratch[root]
-        transformed_scores(tree, root, 0, 0, n_candidates, constants, scores)
-        most_visits = 0
+        n_simulations, most_visits = transformed_scores(tree, root, 0, 0, n_candidates, constants, scores)
+        result.selected[root] = best_of_visits(tree, root, most_visits, most_visits, constants)
+        largest = scores.max()
+        total = 0.0
         for i in range(n_candidates):
-            visits = child_visits(tree, root, i)
-            result.visit_counts[root, i] = visits
-            most_visits = max(most_visits, visits)
-        result.selected[root] = best_of_visits(tree, root, scores, gumbel, most_visits)
-        softmax(scores, n_candidates)
-        weighted_q, weight, n_visits = 0.0, 0.0, 0
+            scores[i] = exponential(np.float32(scores[i] - largest))
+            total += scores[i]
+        weighted_q, weight = 0.0, 0.0
         for i in range(n_candidates):
-            result.improved_policy[root, i] = scores[i]
-            visits = result.visit_counts[root, i]
-            if visits > 0:
-                weighted_q += scores[i] * edge_value(tree, root, tree.children[root, i], discount)
+            result.improved_policy[root, i] = scores[i] / total
+            result.visit_counts[root, i] = tree.visits[root, i]
+            if tree.visits[root, i] > 0:
+                weighted_q += scores[i] * tree.values[root, i]
                 weight += scores[i]
-                n_visits += visits
-        network_value = tree.network_values[root, 0]
-        result.improved_values[root] = (network_value + n_visits * weighted_q / weight) / (1.0 + n_visits)
-        result.root_values[root] = tree.value_sums[root, 0] / tree.visits[root, 0]
-
-
-@nb.njit(nogil=True)
-def first_choices(gumbel: np.ndarray, prior_logits: np.ndarray, choices: np.ndarray) -> None:
-    """The candidates with the largest ``gumbel + prior logits``, best first: what the first simulations visit.
-
-    Until every considered candidate has been visited once, the others all share the mixed value, so nothing that the
-    simulations find changes this order.
-
-    :param gumbel: ``[n_candidates]``
-    :param prior_logits: ``[n_candidates]``
-    :param choices: filled with at most ``n_candidates`` indices
-    """
-    for rank in range(choices.shape[0]):
-        best, best_score = -1, -np.inf
-        for i in range(gumbel.shape[0]):
-            score = np.float64(gumbel[i]) + np.float64(prior_logits[i])
-            chosen = False
-            for earlier in range(rank):
-                chosen = chosen or choices[earlier] == i
-            if not chosen and (best < 0 or score > best_score):
-                best, best_score = i, score
-        choices[rank] = best
+        result.root_values[root] = tree.totals[root, ROOT_SUM] / (1 + n_simulations)
+        improved = n_simulations * weighted_q / weight
+        result.improved_values[root] = (tree.network_values[root, 0] + improved) / (1 + n_simulations)
 
 
 def search_plan(settings: SearchSettings, n_candidates: int, n_children: int) -> tuple[np.ndarray, tuple]:
@@ -192,17 +118,15 @@ def search(
     schedule, constants = search_plan(settings, n_candidates, n_children)
     gumbel = np.ascontiguousarray(gumbel, np.float32)
     tree = new_tree(n_roots, settings.n_simulations, n_candidates, n_children)
-    plant(tree, root.values, root.prior_logits, *map(float, settings.value_bounds))
+    plant(tree, root.values, root.prior_logits, gumbel, *map(float, settings.value_bounds))
 
-    parallel = n_roots >= PARALLEL_ROOTS
-    parents = np.empty(n_roots, np.int64)
-    edges = np.empty(n_roots, np.int64)
-    for node, visits in enumerate(schedule, start=1):
-        _SELECT[parallel](tree, gumbel, visits, n_children, constants, parents, edges)
+    n_parts = nb.get_num_threads() if n_roots >= PARALLEL_ROOTS else 1
+    parents, edges = np.zeros(n_roots, np.int64), tree.order[:, 0].astype(np.int64)
+    for node, visits in enumerate([*schedule[1:].tolist(), NO_MORE], start=1):
         expansion = recurrent_fn(node, parents, edges)
         assert expansion.prior_logits.shape == (n_roots, n_children), expansion.prior_logits.shape
-        _EXPAND[parallel](tree, node, parents, edges, Expansion(*expansion), n_candidates, constants[0])
+        _ADVANCE[n_parts > 1](tree, node, expansion, parents, edges, visits, n_candidates, constants, n_parts)
 
     result = new_result(n_roots, n_candidates)
-    read_roots(tree, gumbel, constants, result)
+    read_roots(tree, constants, result)
     return result
