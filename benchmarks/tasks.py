@@ -23,14 +23,14 @@ SWINGUP_SETTINGS = {
     "target_update_interval": 200,
     "learning_rate": LinearSchedule(1e-3, 1e-4, 1.0),
     "learning_starts": 500,
-    "td_fresh": 1_000,
+    "td_steps": 10,
     "td_phase": 1_000,
 }
 WALKER_SETTINGS = {
     "target_update_interval": 200,
     "learning_rate": LinearSchedule(7e-4, 1e-4, 1.0),
     "learning_starts": 1_000,
-    "td_fresh": 1_000,
+    "td_steps": 10,
     "td_phase": 2_000,
     "ent_coef": 0.05,
 }
