@@ -12,7 +12,7 @@ from sb3_ezv2.search.qvalues import transformed_scores
 from sb3_ezv2.search.selection import best_of_visits, select
 from sb3_ezv2.search.sequential_halving import considered_visits
 from sb3_ezv2.search.tree import ROOT_SUM, SearchTree, add_and_back_up, new_tree, plant
-from sb3_ezv2.type_aliases import Expansion, RecurrentFn, SearchResult, SearchRoot, SearchSettings
+from sb3_ezv2.type_aliases import RecurrentFn, SearchResult, SearchRoot, SearchSettings
 
 NO_MORE = -1
 PARALLEL_ROOTS = 512
