@@ -108,7 +108,7 @@ def make_dmc(
     env: gym.Env = compatibility.DmControlCompatibilityV0(suite.load(domain, name), render_mode, render_kwargs)
     env = ActionRepeat(env, action_repeat)
     if np.isfinite(env.action_space.low).all() and np.isfinite(env.action_space.high).all():  # type: ignore[attr-defined]
-        env = RescaleAction(env, -1.0, 1.0)
+        env = RescaleAction(env, np.float32(-1.0), np.float32(1.0))
     return FlattenObservation(env)
 
 

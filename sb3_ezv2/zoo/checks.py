@@ -40,4 +40,6 @@ def check_model_file(path: str | os.PathLike[str]) -> None:
     if damaged is not None:
         raise ValueError(f"{path} is damaged: {damaged} cannot be read")
     if not parts >= MODEL_PARTS:
-        raise ValueError(f"{path} is not a model of this algorithm: {', '.join(sorted(MODEL_PARTS - parts))} is missing")
+        raise ValueError(
+            f"{path} is not a model of this algorithm: {', '.join(sorted(MODEL_PARTS - parts))} is missing"
+        )

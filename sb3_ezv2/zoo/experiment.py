@@ -82,19 +82,26 @@ class Experiment(ExperimentManager):
         return hyperparams, saved
 
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
-        """Prepare the run; if that fails, leave nothing behind."""
+        """Prepare the run; if that fails, or if there are only trials to come, leave no run's folder behind."""
         folders = [Path(self.params_path), *Path(self.params_path).parents]
         new = [folder for folder in folders if not folder.exists()]
+        begun = False
         try:
-            return super().setup_experiment()
-        except Exception:
-            if Path(self.save_path) in new:
-                for monitor_file in Path(self.save_path).glob("*.monitor.csv"):
-                    monitor_file.unlink()
-            for folder in new:
-                with contextlib.suppress(OSError):  # not there, or no longer empty
-                    folder.rmdir()
-            raise
+            result = super().setup_experiment()
+            begun = result is not None
+        finally:
+            if not begun:
+                self._remove(new)
+        return result
+
+    def _remove(self, folders: list[Path]) -> None:
+        """Remove folders of a run that never began, innermost first, unless something else has been put there."""
+        if Path(self.save_path) in folders:
+            for monitor_file in Path(self.save_path).glob("*.monitor.csv"):
+                monitor_file.unlink()
+        for folder in folders:
+            with contextlib.suppress(OSError):  # not there, or no longer empty
+                folder.rmdir()
 
     def create_callbacks(self) -> None:
         """Create the zoo's callbacks, with enough evaluations and our progress bar."""

@@ -20,7 +20,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("-e", "--env", nargs="+", help="environments, by default all that are found")
     parser.add_argument("-f", "--exp-folders", nargs="+", default=["logs"], help="log folders")
     parser.add_argument("-l", "--labels", nargs="+", help="one label for each folder")
-    parser.add_argument("-y", "--y-axis", choices=["evaluation", "training"], default="evaluation", help="returns shown")
+    parser.add_argument(
+        "-y", "--y-axis", choices=["evaluation", "training"], default="evaluation", help="returns shown"
+    )
     parser.add_argument("-x", "--x-axis", choices=list(X_AXES), default="steps", help="time needs training returns")
     parser.add_argument("-w", "--episode-window", type=int, default=20, help="training episodes that are averaged")
     parser.add_argument("-max", "--max-timesteps", type=float, help="end of the axis")

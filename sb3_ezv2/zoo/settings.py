@@ -39,7 +39,9 @@ def hyperparameter_file() -> Path:
     for folder in (PACKAGE, PACKAGE.parent):
         if (folder / FILE).is_file():
             return folder / FILE
-    raise FileNotFoundError(f"{FILE} is missing in {PACKAGE}; install the package again or name a file with --conf-file")
+    raise FileNotFoundError(
+        f"{FILE} is missing in {PACKAGE}; install the package again or name a file with --conf-file"
+    )
 
 
 def choose_file(env_id: str, config: str | None, is_atari: bool = False) -> tuple[str, str | None]:
