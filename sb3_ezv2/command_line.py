@@ -59,7 +59,7 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, KeyError | NameError | SyntaxError | TypeError):
         message = f"{type(error).__name__}: {message}"
     extra = missing_extra(error)
-    if extra and f"[{extra}]" not in message and "sb3_ezv2[" not in message:
+    if extra and "sb3_ezv2[" not in message:
         message += f" (install it with: pip install 'sb3_ezv2[{extra}]')"
     return message
 
@@ -67,7 +67,7 @@ def one_line(error: BaseException) -> str:
 def missing_extra(error: BaseException) -> str | None:
     """Extra of this package that would have prevented an error, if there is one."""
     for cause in _causes(error):
-        if isinstance(cause, ImportError) and cause.name and cause.name.split(".")[0] in EXTRAS:
+        if isinstance(cause, ModuleNotFoundError) and cause.name and cause.name.split(".")[0] in EXTRAS:
             return EXTRAS[cause.name.split(".")[0]]
         if type(cause).__name__ == "DependencyNotInstalled":
             named = [extra for module, extra in EXTRAS.items() if module.lower() in str(cause).lower()]

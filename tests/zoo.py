@@ -8,7 +8,13 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-TINY = ["learning_starts:40", "n_simulations:4", "batch_size:8", "policy_kwargs:dict(latent_dim=16,hidden_dim=16)"]
+TINY = [
+    "learning_starts:40",
+    "n_simulations:4",
+    "batch_size:8",
+    "target_update_interval:50",
+    "policy_kwargs:dict(latent_dim=16,hidden_dim=16)",
+]
 
 
 def environment() -> dict[str, str]:

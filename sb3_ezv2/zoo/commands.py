@@ -18,7 +18,7 @@ import rl_zoo3.utils
 from sb3_ezv2.zoo import ALGO, plots
 from sb3_ezv2.zoo.checks import check_model_file
 from sb3_ezv2.zoo.experiment import Experiment
-from sb3_ezv2.zoo.hub import OfflineHub, local_file
+from sb3_ezv2.zoo.hub import OfflineHub, local_file, mend_metadata
 
 
 def train(arguments: list[str]) -> None:
@@ -47,6 +47,7 @@ def push_to_hub(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--dry-run", action="store_true")
     options, rest = parser.parse_known_args(arguments)
+    mend_metadata()
     with replaced(huggingface_hub, "HfApi", OfflineHub) if options.dry_run else contextlib.nullcontext():
         run_script("push_to_hub", ["--algo", ALGO, "-f", "logs", *rest])
 

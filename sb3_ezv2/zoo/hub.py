@@ -1,5 +1,6 @@
-"""Stand-ins for the Hugging Face Hub that keep everything on this machine."""
+"""Stand-ins for the Hugging Face Hub that keep everything on this machine, and a repair of the way to it."""
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,3 +45,19 @@ def local_file(folder: str) -> Callable[[str, str], str]:
         return str(path)
 
     return load
+
+
+def mend_metadata() -> None:
+    """Give rl-zoo3 the function ``generate_metadata`` that it imports.
+
+    Version 3.2 of sb3-team-hf-integration, which rl-zoo3 2.9 accepts, has renamed it and returns another type, so that
+    ``rl_zoo3.push_to_hub`` cannot be imported.
+    """
+    module: Any = importlib.import_module("huggingface_sb3.push_to_hub")
+    if not hasattr(module, "generate_metadata"):
+
+        def generate_metadata(*arguments: Any) -> dict[str, Any]:
+            metadata: dict[str, Any] = module._generate_metadata(*arguments).to_dict()
+            return metadata
+
+        module.generate_metadata = generate_metadata
