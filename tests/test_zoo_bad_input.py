@@ -9,7 +9,7 @@ import gymnasium as gym
 import pytest
 import yaml
 
-from sb3_ezv2 import EfficientZeroV2, command_line
+from sb3_ezv2 import EfficientZeroV2, command_line, user_errors
 from sb3_ezv2.zoo.settings import check_names, choose_file, hyperparameter_file
 from tests.tiny import TINY_NETWORK
 from tests.zoo import TINY, environment, files
@@ -154,9 +154,9 @@ def test_missing_zoo(tmp_path):
     ],
 )
 def test_the_extra_is_named(error, extra):
-    assert command_line.is_expected(error)
-    assert command_line.missing_extra(error) == extra
-    assert (f"sb3_ezv2[{extra}]" in command_line.one_line(error)) == (extra is not None)
+    assert user_errors.is_expected(error)
+    assert user_errors.missing_extra(error) == extra
+    assert (f"sb3_ezv2[{extra}]" in user_errors.one_line(error)) == (extra is not None)
 
 
 # -- model files -------------------------------------------------------------------------------------------------------
