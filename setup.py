@@ -20,13 +20,18 @@ REQUIREMENTS = [
     "matplotlib>=3.7",
 ]
 
+COMMANDS = ("train", "enjoy", "record_video", "plot", "push_to_hub", "load_from_hub")
+
 EXTRAS = {
     "atari": ["ale-py>=0.10", "opencv-python-headless>=4.8"],
     # mujoco 4 renamed model fields that dm-control reads by their old names; dm-control's own requirement labmaze
     # has no wheel for Python 3.13, so the extra leaves dm-control out there.
     "dmc": ["shimmy>=2.0", "dm-control>=1.0.20; python_version < '3.13'", "mujoco>=3.1,<4"],
-    # The zoo's hyperparameter search writes its report with pandas but does not install it.
-    "zoo": ["rl-zoo3>=2.9,<3", "pandas>=2.0"],
+    "box2d": ["gymnasium[box2d]>=1.0"],
+    "mujoco": ["gymnasium[mujoco]>=1.0", "mujoco>=3.1,<4"],
+    # The zoo's hyperparameter search writes its report with pandas but does not install it; videos need moviepy, and
+    # those of classic control pygame.
+    "zoo": ["rl-zoo3>=2.9,<3", "pandas>=2.0", "moviepy>=1.0", "gymnasium[classic-control]>=1.0"],
     "docs": ["sphinx>=7.3", "myst-parser>=3.0", "furo>=2024.1.29"],
     "tests": [
         "pytest>=8.0",
@@ -36,6 +41,7 @@ EXTRAS = {
         "mypy>=1.10",
         "tensorboard>=2.15",
         "pandas>=2.0",
+        "setuptools>=77",
     ],
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
@@ -51,8 +57,11 @@ setup(
     license_files=["LICENSE"],
     keywords="reinforcement-learning model-based planning muzero efficientzero stable-baselines3 gymnasium pytorch",
     project_urls={"Paper": URL},
-    packages=find_packages(include=["sb3_ezv2", "sb3_ezv2.*"]),
-    package_data={"sb3_ezv2": ["py.typed", "version.txt"]},
+    packages=[*find_packages(include=["sb3_ezv2", "sb3_ezv2.*"]), "sb3_ezv2.hyperparams"],
+    # The zoo looks for hyperparameters in the top folder; installed, they travel inside the package.
+    package_dir={"sb3_ezv2.hyperparams": "hyperparams"},
+    package_data={"sb3_ezv2": ["py.typed", "version.txt"], "sb3_ezv2.hyperparams": ["*.yml"]},
+    entry_points={"console_scripts": [f"ezv2-{name.replace('_', '-')} = sb3_ezv2.{name}:main" for name in COMMANDS]},
     python_requires=">=3.10",
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,

@@ -37,6 +37,14 @@ LAYERS = {
     "ezv2": 5,
     "zoo": 6,
     "envs": 6,
+    "user_errors": 5,
+    "command_line": 7,
+    "train": 7,
+    "enjoy": 7,
+    "record_video": 7,
+    "plot": 7,
+    "push_to_hub": 7,
+    "load_from_hub": 7,
     "": 7,  # sb3_ezv2/__init__.py, which offers the public names
 }
 SEARCH_MAY_IMPORT = {"numpy", "numba", "sb3_ezv2", *sys.stdlib_module_names}

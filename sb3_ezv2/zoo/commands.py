@@ -1,0 +1,107 @@
+"""The commands: rl-zoo3's own scripts, run with this package registered and a few other defaults.
+
+Defaults stand before the user's arguments, so that the user's win.
+"""
+
+import argparse
+import contextlib
+import runpy
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import huggingface_hub
+import huggingface_sb3
+import rl_zoo3.exp_manager
+import rl_zoo3.utils
+
+from sb3_ezv2.zoo import ALGO, plots
+from sb3_ezv2.zoo.checks import check_model_file
+from sb3_ezv2.zoo.experiment import Experiment
+from sb3_ezv2.zoo.hub import OfflineHub, local_file, mend_metadata
+
+
+def train(arguments: list[str]) -> None:
+    """``rl_zoo3.train`` with ``--algo ezv2`` and all evaluation episodes side by side."""
+    with replaced(rl_zoo3.exp_manager, "ExperimentManager", Experiment):
+        run_script("train", ["--algo", ALGO, "--n-eval-envs", "5", *arguments])
+
+
+def enjoy(arguments: list[str]) -> None:
+    """``rl_zoo3.enjoy`` with ``--algo ezv2`` and the folder that ``train`` writes to."""
+    run_script("enjoy", ["--algo", ALGO, "-f", "logs", *arguments])
+
+
+def record_video(arguments: list[str]) -> None:
+    """``rl_zoo3.record_video`` with ``--algo ezv2`` and the folder that ``train`` writes to."""
+    run_script("record_video", ["--algo", ALGO, "-f", "logs", *arguments])
+
+
+def plot(arguments: list[str]) -> None:
+    """Draw and compare learning curves; see :mod:`sb3_ezv2.zoo.plots`."""
+    plots.plot(arguments)
+
+
+def push_to_hub(arguments: list[str]) -> None:
+    """``rl_zoo3.push_to_hub``; with ``--dry-run`` the folder ``hub`` is written and nothing is sent."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--dry-run", action="store_true")
+    options, rest = parser.parse_known_args(arguments)
+    mend_metadata()
+    with replaced(huggingface_hub, "HfApi", OfflineHub) if options.dry_run else contextlib.nullcontext():
+        run_script("push_to_hub", ["--algo", ALGO, "-f", "logs", *rest])
+
+
+def load_from_hub(arguments: list[str]) -> None:
+    """``rl_zoo3.load_from_hub``; with ``--local hub`` from what ``push_to_hub --dry-run`` wrote there."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--local", metavar="FOLDER")
+    options, rest = parser.parse_known_args(arguments)
+    hub = replaced(huggingface_sb3, "load_from_hub", local_file(options.local)) if options.local else None
+    with hub or contextlib.nullcontext():
+        run_script("load_from_hub", ["--algo", ALGO, "-f", "logs", *rest])
+
+
+def run_script(name: str, arguments: list[str]) -> None:
+    """Run one of the zoo's scripts as ``python -m rl_zoo3.<name>`` does.
+
+    :param name: of the script
+    :param arguments: of its command line
+    """
+    with (
+        replaced(sys, "argv", [f"ezv2-{name.replace('_', '-')}", *arguments]),
+        replaced(rl_zoo3.utils, "get_model_path", checked_model_path),
+    ):
+        runpy.run_module(f"rl_zoo3.{name}", run_name="__main__")
+
+
+def checked_model_path(exp_id: int, folder: str, algo: str, *arguments: Any, **kwargs: Any) -> tuple[str, str, str]:
+    """The zoo's ``get_model_path``, which finds a model by its run, with a check of the file; parameters as there.
+
+    :raises ValueError: if the file is damaged
+    """
+    found: tuple[str, str, str] = get_model_path(exp_id, folder, algo, *arguments, **kwargs)
+    if algo == ALGO:
+        check_model_file(found[1])
+    return found
+
+
+get_model_path = rl_zoo3.utils.get_model_path
+
+
+@contextlib.contextmanager
+def replaced(holder: Any, name: str, value: Any) -> Iterator[None]:
+    """Put something else in the place of an attribute for a while.
+
+    The zoo's scripts look up what they need by name, and have no other way to be given it.
+
+    :param holder: module or object
+    :param name: of the attribute
+    :param value: to be put there
+    """
+    before = getattr(holder, name)
+    setattr(holder, name, value)
+    try:
+        yield
+    finally:
+        setattr(holder, name, before)

@@ -1,0 +1,138 @@
+"""Learning curves of stored runs: reading them, their mean with its uncertainty, and drawing.
+
+The zoo's own plots open windows; these are written to files, so that they work on a server and in a run's folder.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from stable_baselines3.common.monitor import LoadMonitorResultsError, load_results
+
+X_AXES = {"steps": "environment steps", "time": "hours"}
+
+
+class Curve(NamedTuple):
+    """Returns of one run over its course."""
+
+    name: str
+    x: np.ndarray  # [n] increasing
+    returns: np.ndarray  # [n]
+
+
+class Band(NamedTuple):
+    """Mean of several curves, and where the mean of many more would lie with 95 % confidence."""
+
+    x: np.ndarray  # [n]
+    mean: np.ndarray  # [n]
+    low: np.ndarray  # [n]
+    high: np.ndarray  # [n]
+
+
+def evaluation_curve(run: Path) -> Curve | None:
+    """Mean return of every evaluation of a run, ``None`` if it has none.
+
+    :param run: folder with an ``evaluations.npz``
+    """
+    path = run / "evaluations.npz"
+    if not path.is_file():
+        return None
+    with np.load(path) as stored:
+        return Curve(run.name, stored["timesteps"], stored["results"].mean(axis=1))
+
+
+def training_curve(run: Path, window: int, x_axis: str = "steps") -> Curve | None:
+    """Mean return of the latest training episodes, ``None`` if there are too few episodes.
+
+    :param run: folder with monitor files
+    :param window: episodes that are averaged
+    :param x_axis: ``"steps"`` or ``"time"``
+    """
+    try:
+        episodes = load_results(str(run))
+    except LoadMonitorResultsError:
+        return None
+    returns = episodes["r"].to_numpy(dtype=float)
+    x = episodes["l"].to_numpy().cumsum() if x_axis == "steps" else episodes["t"].to_numpy(dtype=float) / 3600
+    window = min(window, len(returns))
+    if window == 0:
+        return None
+    sums = np.cumsum(np.insert(returns, 0, 0.0))
+    return Curve(run.name, x[window - 1 :], (sums[window:] - sums[:-window]) / window)
+
+
+def confidence_band(curves: Sequence[Curve], n_points: int = 200, n_resamples: int = 2_000) -> Band:
+    """Mean over runs with a 95 % bootstrap interval, over the part of the axis that all runs cover.
+
+    :param curves: of runs that differ in their seeds only, at least one
+    :param n_points: points of the axis, unless all curves share theirs
+    :param n_resamples: random selections of runs that the interval is taken from
+    """
+    first = curves[0].x
+    if all(np.array_equal(curve.x, first) for curve in curves):
+        x = first
+    else:
+        start, end = max(curve.x[0] for curve in curves), min(curve.x[-1] for curve in curves)
+        x = np.linspace(start, max(start, end), n_points)
+    values = np.stack([np.interp(x, curve.x, curve.returns) for curve in curves])  # [n_runs, n]
+    chosen = np.random.default_rng(0).integers(len(curves), size=(n_resamples, len(curves)))
+    means = values[chosen].mean(axis=1)  # [n_resamples, n]
+    low, high = np.percentile(means, [2.5, 97.5], axis=0)
+    return Band(x, values.mean(axis=0), low, high)
+
+
+def draw(axis: Axes, label: str, curves: Sequence[Curve], color: str) -> None:
+    """Draw every run thinly, and their mean with its interval if there are several.
+
+    :param axis: to draw on
+    :param label: for the legend
+    :param curves: of runs that differ in their seeds only, at least one
+    :param color: of all of them
+    """
+    marker = "o" if all(len(curve.x) == 1 for curve in curves) else None
+    if len(curves) == 1:
+        axis.plot(curves[0].x, curves[0].returns, color=color, marker=marker, label=label)
+        return
+    for curve in curves:
+        axis.plot(curve.x, curve.returns, color=color, linewidth=0.7, alpha=0.35)
+    band = confidence_band(curves)
+    axis.plot(band.x, band.mean, color=color, linewidth=2, marker=marker, label=f"{label} ({len(curves)} runs)")
+    axis.fill_between(band.x, band.low, band.high, color=color, alpha=0.2, linewidth=0)
+
+
+def new_figure(n_panels: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure with panels side by side, at most three in a row."""
+    n_columns = min(n_panels, 3)
+    n_rows = -(-n_panels // n_columns)
+    figure = Figure(figsize=(5.0 * n_columns, 3.6 * n_rows), layout="constrained")
+    axes = figure.subplots(n_rows, n_columns, squeeze=False).flatten()
+    for unused in axes[n_panels:]:
+        unused.set_visible(False)
+    return figure, list(axes[:n_panels])
+
+
+def draw_run(run: Path, title: str, window: int = 20) -> Path | None:
+    """Draw one run's training and evaluation returns as ``learning_curve.png`` in its folder.
+
+    :param run: the run's folder
+    :param title: of the picture
+    :param window: training episodes that are averaged
+    :return: the picture, ``None`` if nothing is stored yet
+    """
+    training, evaluation = training_curve(run, window), evaluation_curve(run)
+    if training is None and evaluation is None:
+        return None
+    figure, (axis,) = new_figure()
+    if training is not None:
+        draw(axis, f"training, mean of {window} episodes", [training], "tab:gray")
+    if evaluation is not None:
+        draw(axis, "evaluation", [evaluation], "tab:blue")
+    axis.set(title=title, xlabel=X_AXES["steps"], ylabel="return")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    path = run / "learning_curve.png"
+    figure.savefig(path, dpi=110)
+    return path

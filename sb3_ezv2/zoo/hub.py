@@ -1,0 +1,63 @@
+"""Stand-ins for the Hugging Face Hub that keep everything on this machine, and a repair of the way to it."""
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from requests import Response
+from requests.exceptions import HTTPError
+
+
+class OfflineHub:
+    """What the zoo calls of ``huggingface_hub.HfApi``, without a connection: nothing is fetched and nothing is sent."""
+
+    def create_repo(self, repo_id: str, **_: Any) -> str:
+        """Where the repository would be."""
+        return f"https://huggingface.co/{repo_id}"
+
+    def snapshot_download(self, repo_id: str, local_dir: Path) -> str:
+        """Begin with an empty repository."""
+        Path(local_dir).mkdir(parents=True, exist_ok=True)
+        return str(local_dir)
+
+    def upload_folder(self, repo_id: str, folder_path: Path, **_: Any) -> None:
+        """Say what would be sent."""
+        files = sorted(path for path in Path(folder_path).rglob("*") if path.is_file())
+        print(f"Dry run, nothing is sent. {len(files)} files for {repo_id}:")
+        for path in files:
+            print(f"  {path}")
+
+
+def local_file(folder: str) -> Callable[[str, str], str]:
+    """A function in the place of ``huggingface_sb3.load_from_hub`` that takes files from a folder.
+
+    :param folder: holds one folder for each repository, as ``push_to_hub --dry-run`` leaves them
+    :raises FileNotFoundError: if there is no such folder
+    """
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}")
+
+    def load(repo_id: str, filename: str) -> str:
+        path = Path(folder) / repo_id.split("/")[-1] / filename
+        if not path.is_file():
+            raise HTTPError(f"{path} does not exist", response=Response())
+        return str(path)
+
+    return load
+
+
+def mend_metadata() -> None:
+    """Give rl-zoo3 the function ``generate_metadata`` that it imports.
+
+    Version 3.2 of sb3-team-hf-integration, which rl-zoo3 2.9 accepts, has renamed it and returns another type, so that
+    ``rl_zoo3.push_to_hub`` cannot be imported.
+    """
+    module: Any = importlib.import_module("huggingface_sb3.push_to_hub")
+    if not hasattr(module, "generate_metadata"):
+
+        def generate_metadata(*arguments: Any) -> dict[str, Any]:
+            metadata: dict[str, Any] = module._generate_metadata(*arguments).to_dict()
+            return metadata
+
+        module.generate_metadata = generate_metadata

@@ -1,0 +1,67 @@
+"""What Optuna may try: the search space of the algorithm."""
+
+from typing import Any
+
+import optuna
+
+NETWORKS = {
+    "small": {"latent_dim": 64, "hidden_dim": 64, "projection_dim": 128},
+    "medium": {"latent_dim": 128, "hidden_dim": 128, "projection_dim": 256},
+    "large": {"latent_dim": 256, "hidden_dim": 256, "projection_dim": 512},
+}
+"""Network sizes by name; medium is the default."""
+
+POWERS_OF_TWO = ("n_simulations", "n_candidates", "batch_size")
+
+
+def sample_ezv2_params(
+    trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
+) -> dict[str, Any]:
+    """Draw one set of hyperparameters.
+
+    ``replay_ratio`` is the number of updates for every step of all environments.
+
+    :param trial: to draw from
+    :param n_actions: dimensions of a continuous action, 0 for discrete ones, which need no candidates
+    :param n_envs: environments that are stepped together
+    :param additional_args: of other algorithms
+    :return: arguments of the algorithm
+    """
+    sampled: dict[str, Any] = {
+        "n_simulations_pow": trial.suggest_int("n_simulations_pow", 3, 6),
+        "unroll_steps": trial.suggest_int("unroll_steps", 2, 8),
+        "td_steps": trial.suggest_int("td_steps", 1, 10),
+        "td_phase": trial.suggest_float("td_phase", 0.0, 1.0),
+        "td_fresh": trial.suggest_float("td_fresh", 0.0, 1.0),
+        "one_minus_gamma": trial.suggest_float("one_minus_gamma", 0.001, 0.05, log=True),
+        "learning_rate": trial.suggest_float("learning_rate", 1e-4, 3e-3, log=True),
+        "batch_size_pow": trial.suggest_int("batch_size_pow", 5, 8),
+        "target_update_interval": trial.suggest_int("target_update_interval", 25, 400, log=True),
+        "replay_ratio": trial.suggest_categorical("replay_ratio", [0.25, 0.5, 1.0, 2.0]),
+        "network": trial.suggest_categorical("network", list(NETWORKS)),
+        "ent_coef": trial.suggest_float("ent_coef", 1e-4, 0.1, log=True),
+    }
+    if n_actions > 0:
+        sampled["n_candidates_pow"] = trial.suggest_int("n_candidates_pow", 3, 5)
+    hyperparams = convert_ezv2_params(sampled)
+    for name in set(hyperparams) - set(sampled) - {"policy_kwargs"}:
+        trial.set_user_attr(name, hyperparams[name])  # the report shows these values
+    return hyperparams
+
+
+def convert_ezv2_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of the algorithm from the numbers that a study stores.
+
+    :param sampled_params: ``trial.params``
+    :return: arguments of the algorithm
+    """
+    hyperparams = dict(sampled_params)
+    for name in POWERS_OF_TWO:
+        if f"{name}_pow" in hyperparams:
+            hyperparams[name] = 2 ** hyperparams.pop(f"{name}_pow")
+    hyperparams["gamma"] = 1 - hyperparams.pop("one_minus_gamma")
+    ratio = hyperparams.pop("replay_ratio")
+    hyperparams["train_freq"] = max(1, round(1 / ratio))
+    hyperparams["gradient_steps"] = max(1, round(ratio))
+    hyperparams["policy_kwargs"] = dict(NETWORKS[hyperparams.pop("network")])
+    return hyperparams
