@@ -28,14 +28,11 @@ EVAL_SEED = 10_000
 
 
 def current_commit() -> str:
-    """Commit of the working tree, marked when there are changes to tracked files."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return described.stdout.strip()
+    """Commit of the working tree, marked when there are changes to tracked files other than stored results."""
+    commit = ["git", "rev-parse", "--short=12", "HEAD"]
+    described = subprocess.run(commit, capture_output=True, text=True, check=True).stdout.strip()
+    changes = ["git", "diff", "--quiet", "HEAD", "--", ".", f":(exclude){RESULTS}"]
+    return described if subprocess.run(changes, check=False).returncode == 0 else f"{described}-dirty"
 
 
 class StoreCurve(BaseCallback):
