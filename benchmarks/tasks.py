@@ -21,7 +21,6 @@ class Task(NamedTuple):
 
 SWINGUP_SETTINGS = {
     "target_update_interval": 200,
-    "learning_rate": LinearSchedule(1e-3, 1e-4, 1.0),
     "learning_starts": 500,
     "td_steps": 10,
     "td_phase": 1_000,

@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import (
     TrainFreq,
     TrainFrequencyUnit,
 )
-from stable_baselines3.common.utils import should_collect_more_steps
+from stable_baselines3.common.utils import LinearSchedule, should_collect_more_steps
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ezv2.arguments import check_arguments
@@ -27,6 +27,9 @@ from sb3_ezv2.spaces import check_action_space, check_observation_space, random_
 from sb3_ezv2.statistics import DataStatistics
 from sb3_ezv2.tensors import torch_threads
 
+DEFAULT_LEARNING_RATE = LinearSchedule(1e-3, 1e-4, 1.0)
+"""Falls linearly from 1e-3 to 1e-4 over the run."""
+
 SelfEfficientZeroV2 = TypeVar("SelfEfficientZeroV2", bound="EfficientZeroV2")
 
 
@@ -38,7 +41,8 @@ class EfficientZeroV2(ReplayAlgorithm):
 
     :param policy: ``"MlpPolicy"``, ``"MultiInputPolicy"`` or a policy class
     :param env: environment, or its id if registered
-    :param learning_rate: of the optimiser, or a function of the remaining progress (from 1 to 0)
+    :param learning_rate: of the optimiser, or a function of the remaining progress (from 1 to 0); by default it falls
+        linearly from 1e-3 to 1e-4
     :param buffer_size: observations kept, all environments together; memory grows with use
     :param learning_starts: transitions collected with random actions before the first update
     :param batch_size: sampled positions per update
@@ -94,7 +98,7 @@ class EfficientZeroV2(ReplayAlgorithm):
         self,
         policy: str | type[EZV2Policy],
         env: GymEnv | str | None,
-        learning_rate: float | Schedule = 1e-3,
+        learning_rate: float | Schedule = DEFAULT_LEARNING_RATE,
         buffer_size: int = 1_000_000,
         learning_starts: int = 200,
         batch_size: int = 64,
