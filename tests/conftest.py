@@ -5,6 +5,8 @@ import os
 import tempfile
 from pathlib import Path
 
+import pytest
+
 # The networks in the tests are tiny: a second thread costs more than it saves, and it must be said before torch loads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -13,3 +15,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 _package = Path(__file__).parent.parent / "sb3_ezv2"
 _digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(_package.rglob("*.py")))).hexdigest()[:16]
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"sb3_ezv2-numba-{_digest}"))
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers() -> None:
+    """Untrained networks and sampled spaces are the same in every run of a test, whatever ran before it."""
+    import numpy as np
+    import torch as th
+
+    th.manual_seed(0)
+    np.random.seed(0)

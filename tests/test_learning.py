@@ -11,6 +11,7 @@ from tests.envs import Aim, Corridor
 from tests.tiny import tiny_model
 
 SETTINGS = {
+    "learning_rate": 1e-3,
     "learning_starts": 100,
     "batch_size": 32,
     "n_simulations": 8,
