@@ -19,9 +19,7 @@ os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"sb3
 
 @pytest.fixture(autouse=True)
 def same_random_numbers() -> None:
-    """Untrained networks and sampled spaces are the same in every run of a test, whatever ran before it."""
-    import numpy as np
+    """Untrained networks are the same in every run of a test, whatever ran before it."""
     import torch as th
 
     th.manual_seed(0)
-    np.random.seed(0)
