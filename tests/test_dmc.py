@@ -71,8 +71,9 @@ def test_a_failure_terminates():
     env = make_dmc("lqr-lqr_2_1")
     env.reset(seed=0)
     inner = env.unwrapped._env
-    inner.physics.data.qpos[:] = 0
-    inner.physics.data.qvel[:] = 0
+    with inner.physics.reset_context():
+        inner.physics.data.qpos[:] = 0
+        inner.physics.data.qvel[:] = 0
     action = np.zeros(env.action_space.shape, dtype=env.action_space.dtype)
     *_, terminated, truncated, _ = env.step(action)
     assert (terminated, truncated) == (True, False)

@@ -88,7 +88,7 @@ def test_an_optimiser_step_is_seen_at_once(kind):
     latents, actions, encoded = random_step(model, 4)
     before = fused_step(model, latents.numpy(), encoded)
     for optimizer_class in (th.optim.Adam, th.optim.SGD):
-        optimizer = optimizer_class(model.parameters(), lr=0.05)
+        optimizer = optimizer_class(model.parameters(), lr=1e-3)
         output = model.recurrent_inference(latents, actions)
         loss = sum(part.pow(2).mean() for part in output)
         optimizer.zero_grad()

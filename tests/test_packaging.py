@@ -97,6 +97,7 @@ def test_an_editable_installation_finds_the_hyperparameters(tmp_path):
         "from sb3_ezv2.zoo.settings import hyperparameter_file; print(hyperparameter_file())"
     )
     borrowed = [path for path in sys.path if Path(path).is_dir() and Path(path).resolve() != ROOT]
-    check = f"import sys; sys.path[:] = {borrowed!r}\n" + check
+    # In front: this environment may hold an editable installation too, whose import hook has the same name.
+    check = f"import sys; sys.path[:] = [sys.argv[1], *{borrowed!r}]\n" + check
     found = call(sys.executable, "-S", "-c", check, site, cwd=tmp_path).splitlines()[-1]
     assert Path(found) == copy / "hyperparams" / "ezv2.yml"
