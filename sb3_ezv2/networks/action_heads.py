@@ -5,7 +5,6 @@ normalised box [-1, 1] and are kept inside +-MAX_ACTION.
 """
 
 import math
-from typing import Protocol
 
 import torch as th
 import torch.nn.functional as F
@@ -21,25 +20,6 @@ MIN_FLATTENED_STD = 1.0
 """Least standard deviation before squashing of the flattened policy, for the same reason."""
 CHILDREN_PER_NODE = 2
 """Sampled actions at every node below the root of a continuous search (EfficientZero V2, section 4.1)."""
-
-
-class ActionHead(Protocol):
-    """What the model, the planner and the losses ask of either kind of action."""
-
-    encoded_dim: int  # size of an action as the dynamics sees it
-    output_dim: int  # outputs of the policy network
-    n_candidates: int  # actions at the root
-    n_children: int  # actions at every other node
-    n_targets: int  # actions kept in a policy target
-
-    def encode(self, actions: th.Tensor) -> th.Tensor:
-        """Actions as input of the dynamics ``[..., encoded_dim]``."""
-
-    def log_likelihood(self, outputs: th.Tensor, actions: th.Tensor, weights: th.Tensor) -> th.Tensor:
-        """``sum_i w_i log p(a_i)`` of the policy with these ``outputs [..., output_dim]`` -> ``[...]``."""
-
-    def entropy(self, outputs: th.Tensor) -> th.Tensor:
-        """Entropy of the policy (an unbiased estimate where there is no formula) -> ``[...]``."""
 
 
 class DiscreteActionHead:
