@@ -54,7 +54,8 @@ class EfficientZeroV2(ReplayAlgorithm):
     :param replay_buffer_class: subclass of :class:`~sb3_ezv2.replay_buffer.TrajectoryReplayBuffer`
     :param replay_buffer_kwargs: its further arguments, for example ``{"alpha": 0.6}``
     :param n_simulations: model calls per search
-    :param n_candidates: actions sampled at the root of a search; ``Discrete`` always has all of them
+    :param n_candidates: actions sampled at the root of a search; ``Discrete`` always has all of them. The prior over
+        sampled actions is uniform, so those beyond ``n_considered`` are never visited
     :param n_considered: candidates that sequential halving starts with; ``None`` for half the simulations, at most all
     :param n_policy_candidates: candidates that come from the policy itself while exploring, the others come from the
         policy with a larger standard deviation (paper, section 4.1)
@@ -109,7 +110,7 @@ class EfficientZeroV2(ReplayAlgorithm):
         replay_buffer_class: type[TrajectoryReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         n_simulations: int = 16,
-        n_candidates: int = 16,
+        n_candidates: int = 8,
         n_considered: int | None = None,
         n_policy_candidates: int = 4,
         flatten_factor: float = 3.0,

@@ -45,7 +45,7 @@ class Planner:
     def greedy_noise(self, model: EfficientZeroModel) -> Noise:
         """The same noise for every state and every call: no Gumbel noise, one fixed draw of sampled actions."""
         head = model.action_head
-        key = (type(head), head.n_candidates, head.encoded_dim)
+        key = (type(head), head.n_candidates, head.encoded_dim, self.n_simulations)
         if key not in self._greedy_noise:
             noise = self.draw_noise(model, 1, np.random.default_rng(0))
             self._greedy_noise[key] = noise._replace(gumbel=np.zeros_like(noise.gumbel))

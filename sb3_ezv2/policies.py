@@ -46,7 +46,7 @@ class EZV2Policy(BasePolicy):
         lr_schedule: Schedule,
         gamma: float = 0.99,
         n_simulations: int = 16,
-        n_candidates: int = 16,
+        n_candidates: int = 8,
         n_considered: int | None = None,
         n_policy_candidates: int = 4,
         flatten_factor: float = 3.0,

@@ -216,10 +216,9 @@ def test_plans_equal_those_of_torch(kind, explore, monkeypatch):
     # Rounding may decide between two nearly equal branches of a tree; that is rare.
     same = (fused.visit_counts == torch.visit_counts).all(axis=1)
     same &= np.isclose(fused.root_values, torch.root_values, rtol=1e-3, atol=1e-4)
-    assert same.mean() > 0.85
+    assert same.mean() > 0.9
     np.testing.assert_allclose(fused.candidates, torch.candidates, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(fused.actions[same], torch.actions[same], rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(fused.root_values[same], torch.root_values[same], rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(fused.improved_policy[same], torch.improved_policy[same], rtol=1e-3, atol=1e-3)
     assert (fused.visit_counts.sum(axis=1) == 12).all()
 
