@@ -59,6 +59,10 @@ class StoreCurve(BaseCallback):
             self._evaluate()
         return True
 
+    def write(self) -> None:
+        """Store the record as it stands."""
+        self.path.write_text(json.dumps(self.record, indent=1, default=str) + "\n")
+
     def _evaluate(self) -> None:
         began = time.perf_counter()
         returns, _ = evaluate_policy(
@@ -76,9 +80,18 @@ class StoreCurve(BaseCallback):
                 "log": {key: float(value) for key, value in losses.items()},
             }
         )
-        self.path.write_text(json.dumps(self.record, indent=1, default=str) + "\n")
+        self.write()
         last = self.record["evaluations"][-1]
         print(f"{last['step']:>7} {last['mean_return']:>9.1f} {last['training_seconds']:>8.0f} s", flush=True)
+
+
+def evaluate_at_the_end(model: EfficientZeroV2, task: Task, n_episodes: int, seed: int) -> dict[str, Any]:
+    """Returns of many episodes on environments of their own: where these start matters less to their mean."""
+    env = make_vec_env(task.make_env, N_EPISODES, seed=2 * EVAL_SEED + seed)
+    returns, _ = evaluate_policy(model, env, n_episodes, deterministic=True, return_episode_rewards=True)
+    mean = sum(returns) / len(returns)
+    print(f"   last {mean:>9.1f} in {n_episodes} episodes", flush=True)
+    return {"step": model.num_timesteps, "mean_return": mean, "returns": returns}
 
 
 def main() -> None:
@@ -87,6 +100,7 @@ def main() -> None:
     parser.add_argument("task", choices=sorted(TASKS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="instead of the task's budget")
+    parser.add_argument("--last-episodes", type=int, default=0, help="further evaluation episodes after the last step")
     parser.add_argument("--settings", type=json.loads, default={}, help="JSON, over the task's settings")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     arguments = parser.parse_args()
@@ -104,7 +118,11 @@ def main() -> None:
     }
     env = make_vec_env(task.make_env, 1, seed=arguments.seed)
     model = EfficientZeroV2("MlpPolicy", env, seed=arguments.seed, **settings)
-    model.learn(arguments.steps or task.n_steps, callback=StoreCurve(task, path, record), log_interval=10**9)
+    curve = StoreCurve(task, path, record)
+    model.learn(arguments.steps or task.n_steps, callback=curve, log_interval=10**9)
+    if arguments.last_episodes > 0:
+        curve.record["last"] = evaluate_at_the_end(model, task, arguments.last_episodes, arguments.seed)
+        curve.write()
 
 
 if __name__ == "__main__":

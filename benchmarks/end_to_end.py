@@ -1,0 +1,160 @@
+"""Where the time of a run goes, and how much memory it takes.
+
+``python -m benchmarks.end_to_end`` trains on walker walk at the paper's setting (batch 256, 32 simulations, its
+network, one update a decision) and writes ``benchmarks/results/end_to_end.json``: decisions a second, the share of
+every part, the searched fraction and the peak of the memory. ``--defaults`` takes the constructor's values instead.
+Nothing is evaluated; what random actions collect before the first update is not counted.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+
+from benchmarks.learning_curve import current_commit
+from benchmarks.search_cost import PROPRIO_NETWORK
+from benchmarks.tasks import TASKS
+from sb3_ezv2 import EfficientZeroV2
+
+RESULT = Path(__file__).parent / "results" / "end_to_end.json"
+TASK = "walker-walk"
+N_RANDOM = 1_000
+PAPER: dict[str, Any] = {
+    "batch_size": 256,
+    "n_simulations": 32,
+    "n_candidates": 16,
+    "n_considered": 16,
+    "td_steps": 5,
+    "target_update_interval": 200,
+    "policy_kwargs": PROPRIO_NETWORK,
+}
+REPORT_INTERVAL = 1_000
+
+
+class Stopwatch:
+    """Adds up the seconds spent in methods that it is put around."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def watch(self, name: str, owner: Any, method: str) -> None:
+        """Count the calls of a method of one object under ``name``."""
+        original: Callable[..., Any] = getattr(owner, method)
+        self.seconds.setdefault(name, 0.0)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self.seconds[name] += time.perf_counter() - began
+
+        setattr(owner, method, timed)
+
+    def clear(self) -> None:
+        """Begin again at zero."""
+        self.seconds = dict.fromkeys(self.seconds, 0.0)
+
+
+class Progress(BaseCallback):
+    """Start counting after the random steps and print how far the run is.
+
+    :param watch: cleared when the random steps are over
+    """
+
+    def __init__(self, watch: Stopwatch) -> None:
+        super().__init__()
+        self.watch = watch
+        self.began = 0.0
+        self.searched: list[float] = []
+        self.memory: list[tuple[int, float]] = []
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps == N_RANDOM:
+            self.watch.clear()
+            self.began = time.perf_counter()
+        elif self.num_timesteps > N_RANDOM:
+            self.searched.append(self.model.reanalyzer.searched_fraction)  # type: ignore[attr-defined]
+            if self.num_timesteps % REPORT_INTERVAL == 0:
+                self.memory.append((self.num_timesteps, peak_memory()))
+                rate = (self.num_timesteps - N_RANDOM) / (time.perf_counter() - self.began)
+                print(f"{self.num_timesteps:>7} {rate:>7.1f} decisions/s {self.memory[-1][1]:>7.0f} MB", flush=True)
+        return True
+
+
+def peak_memory() -> float:
+    """Largest resident memory of this process so far in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def measure(settings: dict[str, Any], n_decisions: int, n_envs: int) -> dict[str, Any]:
+    """Train and say what it took."""
+    env = make_vec_env(TASKS[TASK].make_env, n_envs, seed=0)
+    model = EfficientZeroV2("MlpPolicy", env, seed=0, learning_starts=N_RANDOM, **settings)
+    watch = Stopwatch()
+    callback = Progress(watch)
+    assert model.env is not None
+    for name, owner, method in (
+        ("acting", model, "_choose_actions"),
+        ("environment", model.env, "step"),
+        ("storing", model, "_store"),
+        ("sampling", model.replay_buffer, "sample"),
+        ("reanalysis", model.reanalyzer, "targets"),
+        ("reanalysis", model.reanalyzer, "prioritise_new"),
+        ("train", model, "train"),
+        ("logging", model, "dump_logs"),
+        ("logging", callback, "on_step"),
+    ):
+        watch.watch(name, owner, method)
+    model.learn(N_RANDOM + n_decisions, callback=callback)
+    total = time.perf_counter() - callback.began
+    parts = dict(watch.seconds)
+    parts["update"] = parts.pop("train") - parts["sampling"] - parts["reanalysis"]
+    parts["anything else"] = total - sum(parts.values())
+    return {
+        "decisions": n_decisions,
+        "n_envs": n_envs,
+        "decisions_per_second": n_decisions / total,
+        "shares": {name: seconds / total for name, seconds in parts.items()},
+        "searched_fraction": float(np.mean(callback.searched)),
+        "peak_memory_mb": callback.memory,
+    }
+
+
+def main() -> None:
+    """Measure, print and store everything."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--decisions", type=int, default=20_000, help="after the random ones")
+    parser.add_argument("--n-envs", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2, help="of torch")
+    parser.add_argument("--defaults", action="store_true", help="the constructor's values instead of the paper's")
+    parser.add_argument("--out", type=Path, default=RESULT, help="file to write")
+    arguments = parser.parse_args()
+    settings = {} if arguments.defaults else PAPER
+    found = measure(settings | {"n_threads": arguments.threads}, arguments.decisions, arguments.n_envs)
+    record = {
+        "command": f"python -m benchmarks.end_to_end {' '.join(sys.argv[1:])}".strip(),
+        "commit": current_commit(),
+        "machine": platform.processor() or platform.machine(),
+        "versions": {name: version(name) for name in ("torch", "numpy", "numba")},
+        **found,
+    }
+    for name, share in sorted(found["shares"].items(), key=lambda item: -item[1]):
+        print(f"{name:<14} {100 * share:>6.1f} %")
+    print(f"{found['decisions_per_second']:.1f} decisions/s, {100 * found['searched_fraction']:.1f} % searched")
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

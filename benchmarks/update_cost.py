@@ -1,0 +1,144 @@
+"""What an update costs beside the bare forward pass, backward pass and optimiser step of the same network and losses.
+
+``python -m benchmarks.update_cost`` prints a table and writes ``benchmarks/results/update_cost.json``. Three things
+take turns on walker walk: ``update`` is ``EfficientZeroV2.train`` with a batch and targets that lie ready, so without
+sampling and reanalysis; ``bare`` is the loss, its gradient and the optimiser's step alone; ``every step`` is the same
+bare update in the obvious order, which evaluates all heads and projections at every unrolled step. One thread.
+"""
+
+import argparse
+import json
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch as th
+import torch.nn.functional as F
+
+from benchmarks.learning_curve import current_commit
+from benchmarks.search_cost import PROPRIO_NETWORK, take_turns
+from benchmarks.tasks import TASKS
+from sb3_ezv2 import EfficientZeroV2
+from sb3_ezv2.losses import LossCoefficients, TensorBatch, categorical_loss, tensor_batch, unroll_loss
+from sb3_ezv2.networks.model import EfficientZeroModel
+
+RESULT = Path(__file__).parent / "results" / "update_cost.json"
+N_TRANSITIONS = 600
+SETTINGS: dict[str, dict[str, Any]] = {
+    "defaults, batch 64": {},
+    "paper's network, batch 256": {"batch_size": 256, "policy_kwargs": PROPRIO_NETWORK},
+}
+
+
+def every_step_loss(model: EfficientZeroModel, batch: TensorBatch, coefficients: LossCoefficients) -> th.Tensor:
+    """The value of :func:`~sb3_ezv2.losses.unroll_loss`, one unrolled step after the other (without the logs)."""
+    n_steps = batch.actions.shape[1]
+    scale, head = model.reward_scale, model.action_head
+    total = th.zeros(len(batch.weights))
+    latents = model.represent({key: value[:, 0] for key, value in batch.observations.items()})
+    for k in range(n_steps + 1):
+        rewards, values, policies = model.heads(latents)
+        value_targets = model.value_support.encode(batch.values[:, k], scale)
+        total = total + coefficients.value * categorical_loss(values, value_targets) * batch.value_mask[:, k]
+        fit = head.log_likelihood(policies, batch.policy_actions[:, k], batch.policy_weights[:, k])
+        bonus = coefficients.entropy * head.entropy(policies)
+        total = total - (coefficients.policy * fit + bonus) * batch.policy_mask[:, k]
+        if k > 0:
+            reward_targets = model.reward_support.encode(batch.rewards[:, k - 1], scale)
+            wrong = categorical_loss(rewards, reward_targets) * batch.reward_mask[:, k - 1]
+            with th.no_grad():
+                seen = model.projection(model.represent({key: o[:, k] for key, o in batch.observations.items()}))
+            alike = F.cosine_similarity(model.prediction(model.projection(latents)), seen, dim=-1)
+            total = total + coefficients.reward * wrong
+            total = total - coefficients.consistency * alike * batch.consistency_mask[:, k - 1]
+        if k < n_steps:
+            latents = model.next_latents(0.5 * latents + 0.5 * latents.detach(), batch.actions[:, k])
+    return (batch.weights * total).mean() / n_steps
+
+
+def collected(settings: dict[str, Any]) -> EfficientZeroV2:
+    """A model with random transitions of walker walk, and a batch and targets that never change."""
+    model = EfficientZeroV2("MlpPolicy", TASKS["walker-walk"].make_env(), seed=0, learning_starts=256, **settings)
+    model.learn(256)
+    model.learning_starts = N_TRANSITIONS
+    model.learn(N_TRANSITIONS, reset_num_timesteps=False)
+    model.reanalyzer.prioritise_new(model.policy.average_model, model.replay_buffer)
+    model.train(1)
+    batch = model.replay_buffer.sample(model.batch_size, model.unroll_steps, model.td_steps, 0.4, model.rng)
+    policy = model.policy
+    targets = model.reanalyzer.targets(
+        batch, model.replay_buffer, policy.average_model, policy.target_model, 1, model._value_rule(), model.rng
+    )
+    model.replay_buffer.sample = lambda *_: batch  # type: ignore[method-assign]
+    model.reanalyzer.targets = lambda *_: targets  # type: ignore[method-assign]
+    model.target_update_interval = 10**9
+    return model
+
+
+def measure(settings: dict[str, Any], seconds: float) -> dict[str, dict[str, float]]:
+    """Milliseconds of the three kinds of update."""
+    model = collected(settings)
+    policy = model.policy
+    batch = model.replay_buffer.sample(0, 0, 0, 0.0, model.rng)
+    targets = model.reanalyzer.targets(*[None] * 7)  # type: ignore[arg-type]
+    tensors = tensor_batch(batch, targets, model.device)
+    coefficients = LossCoefficients(
+        model.reward_coef, model.value_coef, model.policy_coef, model.consistency_coef, model.ent_coef
+    )
+
+    def losses() -> tuple[th.Tensor, th.Tensor]:
+        th.manual_seed(0)
+        together = unroll_loss(policy.model, tensors, coefficients._replace(entropy=0.0)).total
+        return together, every_step_loss(policy.model, tensors, coefficients._replace(entropy=0.0))
+
+    th.testing.assert_close(*losses(), rtol=1e-4, atol=1e-4)
+
+    def step(loss: th.Tensor) -> None:
+        policy.optimizer.zero_grad()
+        loss.backward()
+        policy.optimizer.step()
+
+    return take_turns(
+        {
+            "update": lambda: model.train(1),
+            "bare": lambda: step(unroll_loss(policy.model, tensors, coefficients).total),
+            "every step": lambda: step(every_step_loss(policy.model, tensors, coefficients)),
+        },
+        seconds,
+    )
+
+
+def main() -> None:
+    """Measure, print and store everything."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=10.0, help="for each row of the table")
+    parser.add_argument("--out", type=Path, default=RESULT, help="file to write")
+    arguments = parser.parse_args()
+    record: dict[str, Any] = {
+        "command": f"python -m benchmarks.update_cost {' '.join(sys.argv[1:])}".strip(),
+        "commit": current_commit(),
+        "machine": platform.processor() or platform.machine(),
+        "versions": {name: version(name) for name in ("torch", "numpy")},
+        "updates": [],
+    }
+    th.set_num_threads(1)
+    print(f"{'ms (min)':<32} update     bare  every step  update/bare  every step/bare")
+    for name, settings in SETTINGS.items():
+        found = measure(settings, arguments.seconds)
+        update, bare, every_step = (found[kind]["min"] for kind in ("update", "bare", "every step"))
+        record["updates"].append(
+            {"setting": name, "milliseconds": found, "over_bare": update / bare, "saving": every_step / bare}
+        )
+        print(
+            f"{name:<30} {update:>8.2f} {bare:>8.2f} {every_step:>11.2f} {update / bare:>12.2f} "
+            f"{every_step / bare:>16.2f}",
+            flush=True,
+        )
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
