@@ -91,12 +91,13 @@ def image_model(
     """
     shape = observation_space.shape
     n_channels, *size = shape if is_image_space_channels_first(observation_space) else (shape[2], *shape[:2])
+    image_shape = (n_channels, size[0], size[1])
     height, width = latent_size(*size)
     if hidden_dim is None:
         discrete = isinstance(action_head, DiscreteActionHead)
         hidden_dim = HIDDEN_DIM_DISCRETE if discrete else HIDDEN_DIM_CONTINUOUS
     parts = ModelParts(
-        representation=ConvRepresentation(n_channels, stem_channels, latent_channels),
+        representation=ConvRepresentation(image_shape, stem_channels, latent_channels),
         dynamics=ConvDynamics(action_head.encoded_dim, latent_channels, action_channels),
         heads=SpatialHeads(
             (latent_channels, height, width),

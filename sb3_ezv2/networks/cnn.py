@@ -10,13 +10,19 @@ from torch import nn
 
 from sb3_ezv2.networks.layers import HeadOutputs
 
-N_HALVINGS = 4
-"""Times that the representation halves the height and the width of an image."""
+SMALL_IMAGE = 64
+"""Images with a side shorter than this are pooled once instead of twice, so that their latent state keeps 4 positions
+along it. The paper's images have 96 pixels per side."""
+
+
+def n_poolings(height: int, width: int) -> int:
+    """How often the representation pools an image, after two convolutions that halve it too."""
+    return 1 if min(height, width) < SMALL_IMAGE else 2
 
 
 def latent_size(height: int, width: int) -> tuple[int, int]:
     """Height and width of the latent state of an image; every halving rounds up."""
-    divisor = 2**N_HALVINGS
+    divisor = 2 ** (2 + n_poolings(height, width))
     return -(-height // divisor), -(-width // divisor)
 
 
@@ -57,15 +63,24 @@ class ConvBlock(nn.Module):
 
 
 class ConvRepresentation(nn.Module):
-    """``H``: image to latent state, a sixteenth of its height and width.
+    """``H``: image to latent state, a sixteenth of its height and width, or an eighth if the image is small.
 
-    :param n_channels: of the image
+    :param image_shape: channels, height and width
     :param stem_channels: channels at half of the size
     :param latent_channels: channels from a quarter of the size on
     """
 
-    def __init__(self, n_channels: int, stem_channels: int, latent_channels: int) -> None:
+    def __init__(self, image_shape: tuple[int, int, int], stem_channels: int, latent_channels: int) -> None:
         super().__init__()
+        n_channels, height, width = image_shape
+        pooled = [
+            layer
+            for _ in range(n_poolings(height, width))
+            for layer in (
+                nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False),
+                ConvBlock(latent_channels, latent_channels),
+            )
+        ]
         self.layers = nn.Sequential(
             _conv(n_channels, stem_channels, stride=2),
             _norm(stem_channels),
@@ -73,14 +88,11 @@ class ConvRepresentation(nn.Module):
             ConvBlock(stem_channels, stem_channels),
             ConvBlock(stem_channels, latent_channels, stride=2),
             ConvBlock(latent_channels, latent_channels),
-            nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False),
-            ConvBlock(latent_channels, latent_channels),
-            nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False),
-            ConvBlock(latent_channels, latent_channels),
+            *pooled,
         )
 
     def forward(self, images: th.Tensor) -> th.Tensor:
-        """``[batch, n_channels, height, width] -> [batch, latent_channels, height / 16, width / 16]``."""
+        """``[batch, n_channels, height, width] -> [batch, latent_channels, *latent_size(height, width)]``."""
         return self.layers(images)
 
 
