@@ -53,5 +53,5 @@ TASKS = {
         lambda: make_dmc("cartpole-swingup"), 50_000, 2_000, SWINGUP_SETTINGS, {16_000: 780, 50_000: 850}
     ),
     "walker-walk": Task(lambda: make_dmc("walker-walk"), 50_000, 2_500, WALKER_SETTINGS, {50_000: 940}),
-    "catch": Task(Catch, 5_000, 500, CATCH_SETTINGS, {5_000: 0.9}, "CnnPolicy"),
+    "catch": Task(Catch, 5_000, 500, CATCH_SETTINGS, {5_000: 0.95}, "CnnPolicy"),
 }

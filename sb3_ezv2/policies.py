@@ -47,6 +47,7 @@ class PlanningPolicy(BasePolicy):
         action_space: spaces.Space,
         lr_schedule: Schedule,
         network_kwargs: dict[str, Any],
+        /,
         gamma: float = 0.99,
         n_simulations: int = 16,
         n_candidates: int = 8,

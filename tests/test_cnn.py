@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env.vec_transpose import VecTransposeImage
 
 from benchmarks.pixel_tasks import BEST_RETURN, N_CELLS, RANDOM_RETURN, Catch
 from benchmarks.tasks import TASKS
-from sb3_ezv2 import CnnPolicy, EfficientZeroV2
+from sb3_ezv2 import CnnPolicy, EfficientZeroV2, EZV2Policy
 from sb3_ezv2.losses import consistency_loss, unroll_latents
 from sb3_ezv2.networks.cnn import ConvBlock, latent_size
 from sb3_ezv2.networks.fused_weights import supports_fusion
@@ -350,6 +350,19 @@ def test_another_image_size_on_load(tmp_path):
     tiny_image_model(RandomEnv(GREY)).save(tmp_path / "model")
     with pytest.raises(ValueError, match="[Oo]bservation space"):
         EfficientZeroV2.load(tmp_path / "model", env=RandomEnv(image_space(40, 40, 1)))
+
+
+def test_the_zoo_knows_the_arguments_of_the_policies():
+    settings = pytest.importorskip("sb3_ezv2.zoo.settings")
+    common = {"gamma", "n_simulations", "optimizer_class", "optimizer_kwargs", "lr_schedule"}
+    images, vectors = settings.argument_names(CnnPolicy), settings.argument_names(EZV2Policy)
+    assert images - vectors == TINY_IMAGE_NETWORK.keys() - {"hidden_dim", "projection_dim"} | {
+        "normalize_images",
+        "augment",
+    }
+    assert vectors - images == {"latent_dim", "n_blocks"}
+    assert common <= images & vectors
+    assert not {"kwargs", "network_kwargs", "args"} & (images | vectors)
 
 
 # -- the task catch ----------------------------------------------------------------------------------------------------
