@@ -117,7 +117,7 @@ def main() -> None:
         "versions": {name: version(name) for name in ("torch", "numpy", "numba", "stable_baselines3", "gymnasium")},
     }
     env = make_vec_env(task.make_env, 1, seed=arguments.seed)
-    model = EfficientZeroV2("MlpPolicy", env, seed=arguments.seed, **settings)
+    model = EfficientZeroV2(task.policy, env, seed=arguments.seed, **settings)
     curve = StoreCurve(task, path, record)
     model.learn(arguments.steps or task.n_steps, callback=curve, log_interval=10**9)
     if arguments.last_episodes > 0:

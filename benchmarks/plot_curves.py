@@ -54,7 +54,8 @@ def table(folder: Path) -> str:
         runs = stored_runs(task, folder)
         for step, least in description.asked.items():
             found = [e for run in runs for e in run["evaluations"] if e["step"] == step]
-            returns = ", ".join(f"{e['mean_return']:.0f}" for e in found) or "not measured"
+            digits = 2 if abs(least) < 10 else 0
+            returns = ", ".join(f"{e['mean_return']:.{digits}f}" for e in found) or "not measured"
             minutes = ", ".join(f"{e['training_seconds'] / 60:.1f}" for e in found) or "-"
             lines.append(f"| {task} | {step:,} | {least:g} | {returns} | {minutes} |")
     return "\n".join(lines)

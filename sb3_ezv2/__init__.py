@@ -1,7 +1,14 @@
 """EfficientZero V2 for Stable-Baselines3."""
 
 from sb3_ezv2.ezv2 import EfficientZeroV2
-from sb3_ezv2.policies import EZV2Policy, MlpPolicy, MultiInputPolicy
+from sb3_ezv2.policies import CnnPolicy, EZV2Policy, MlpPolicy, MultiInputPolicy
 from sb3_ezv2.replay_buffer import TrajectoryReplayBuffer
 
-__all__ = ["EZV2Policy", "EfficientZeroV2", "MlpPolicy", "MultiInputPolicy", "TrajectoryReplayBuffer"]
+__all__ = [
+    "CnnPolicy",
+    "EZV2Policy",
+    "EfficientZeroV2",
+    "MlpPolicy",
+    "MultiInputPolicy",
+    "TrajectoryReplayBuffer",
+]

@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ezv2.arguments import check_arguments
 from sb3_ezv2.losses import LossCoefficients, tensor_batch, unroll_loss
-from sb3_ezv2.policies import EZV2Policy, MlpPolicy, MultiInputPolicy
+from sb3_ezv2.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PlanningPolicy
 from sb3_ezv2.reanalyze import MixedValueRule, Reanalyzer
 from sb3_ezv2.replay_algorithm import ReplayAlgorithm
 from sb3_ezv2.replay_buffer import TrajectoryReplayBuffer
@@ -34,12 +34,12 @@ SelfEfficientZeroV2 = TypeVar("SelfEfficientZeroV2", bound="EfficientZeroV2")
 
 
 class EfficientZeroV2(ReplayAlgorithm):
-    """EfficientZero V2 (EZ-V2): plans in a learned model, from vectors, with discrete or continuous actions.
+    """EfficientZero V2 (EZ-V2): plans in a learned model, with discrete or continuous actions.
 
     Paper: https://arxiv.org/abs/2403.00564. The defaults are for runs of a few thousand to a hundred thousand steps on
     a CPU; the page "Deviations from the paper" lists what differs from the paper's settings and why.
 
-    :param policy: ``"MlpPolicy"``, ``"MultiInputPolicy"`` or a policy class
+    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"`` or a policy class
     :param env: environment, or its id if registered
     :param learning_rate: of the optimiser, or a function of the remaining progress (from 1 to 0); by default it falls
         linearly from 1e-3 to 1e-4
@@ -80,7 +80,8 @@ class EfficientZeroV2(ReplayAlgorithm):
         size gain little from a second thread, and on small virtual machines two can be many times slower than one
     :param stats_window_size: episodes that the logged means are taken over
     :param tensorboard_log: folder of TensorBoard logs
-    :param policy_kwargs: further arguments of the policy, see :class:`~sb3_ezv2.policies.EZV2Policy`
+    :param policy_kwargs: further arguments of the policy, see :class:`~sb3_ezv2.policies.EZV2Policy` and
+        :class:`~sb3_ezv2.policies.CnnPolicy`
     :param verbose: 0 nothing, 1 information, 2 debug messages
     :param seed: of everything random
     :param device: ``"cpu"``, ``"cuda"`` or ``"auto"``
@@ -90,14 +91,15 @@ class EfficientZeroV2(ReplayAlgorithm):
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": MlpPolicy,
+        "CnnPolicy": CnnPolicy,
         "MultiInputPolicy": MultiInputPolicy,
     }
-    policy: EZV2Policy
+    policy: PlanningPolicy
     reanalyzer: Reanalyzer
 
     def __init__(
         self,
-        policy: str | type[EZV2Policy],
+        policy: str | type[PlanningPolicy],
         env: GymEnv | str | None,
         learning_rate: float | Schedule = DEFAULT_LEARNING_RATE,
         buffer_size: int = 1_000_000,
@@ -189,7 +191,7 @@ class EfficientZeroV2(ReplayAlgorithm):
         check_action_space(self.action_space)
         check_observation_space(self.observation_space)
         check_arguments(vars(self))
-        if not issubclass(self.policy_class, EZV2Policy):
+        if not issubclass(self.policy_class, PlanningPolicy):
             raise ValueError(
                 f"policy={self.policy_class} is not a policy of this algorithm; use 'MlpPolicy' or a subclass"
             )
@@ -356,7 +358,9 @@ class EfficientZeroV2(ReplayAlgorithm):
                 self.rng,
                 self._vec_normalize_env,
             )
-            output = unroll_loss(self.policy.model, tensor_batch(batch, targets, self.device), coefficients)
+            tensors = tensor_batch(batch, targets, self.device)
+            tensors = tensors._replace(observations=self.policy.training_view(tensors.observations))
+            output = unroll_loss(self.policy.model, tensors, coefficients)
             self.policy.optimizer.zero_grad()
             output.total.backward()
             grad_norm = th.nn.utils.clip_grad_norm_(self.policy.model.parameters(), self.max_grad_norm)

@@ -68,7 +68,7 @@ def tensor_batch(batch: TrajectoryBatch, targets: TrainingTargets, device: th.de
 
 
 def unroll_latents(model: EfficientZeroModel, latents: th.Tensor, actions: th.Tensor) -> th.Tensor:
-    """Latent states ``[batch, unroll + 1, latent_dim]`` under the stored actions.
+    """Latent states ``[batch, unroll + 1, *latent]`` under the stored actions.
 
     The gradient of a latent state is halved where it enters the next dynamics step (MuZero, appendix G).
     """

@@ -1,5 +1,6 @@
-"""The SB3 policy: the world model and its copies, the optimiser, and a search behind every prediction."""
+"""The SB3 policies: the world model and its copies, the optimiser, and a search behind every prediction."""
 
+from abc import abstractmethod
 from copy import deepcopy
 from typing import Any
 
@@ -7,16 +8,20 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import is_image_space_channels_first
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
-from sb3_ezv2.networks.action_heads import make_action_head
+from sb3_ezv2.augmentation import augment_images
+from sb3_ezv2.networks.action_heads import ContinuousActionHead, DiscreteActionHead, make_action_head
+from sb3_ezv2.networks.builders import image_model, vector_model
 from sb3_ezv2.networks.model import EfficientZeroModel
 from sb3_ezv2.planning import Planner
+from sb3_ezv2.spaces import check_image_space
 from sb3_ezv2.type_aliases import Plan
 
 
-class EZV2Policy(BasePolicy):
-    """Policy for vector observations that plans with a learned model.
+class PlanningPolicy(BasePolicy):
+    """Base of the policies that plan with a learned model.
 
     It holds three copies of the model: ``model`` is trained, ``average_model`` is its running average, which acts and
     which multi-step targets bootstrap from, and ``target_model`` is a copy of the average that stands still between
@@ -25,16 +30,13 @@ class EZV2Policy(BasePolicy):
     :param observation_space: of the environment
     :param action_space: ``Discrete`` or bounded ``Box``
     :param lr_schedule: learning rate as a function of the remaining progress
+    :param network_kwargs: what :meth:`make_model` needs; also arguments of the constructor of a subclass
     :param gamma: discount of one step
     :param n_simulations: model calls per search
     :param n_candidates: actions sampled at the root of a continuous search; ``Discrete`` always considers all
     :param n_considered: candidates that sequential halving starts with; ``None`` for half the simulations, at most all
     :param n_policy_candidates: candidates that come from the policy itself while exploring
     :param flatten_factor: multiplies the standard deviation of the policy that the other candidates come from
-    :param latent_dim: size of the latent state
-    :param hidden_dim: hidden size of the residual blocks and heads
-    :param n_blocks: residual blocks of the representation and of the dynamics each
-    :param projection_dim: hidden size of the consistency projection
     :param optimizer_class: optimiser of the model
     :param optimizer_kwargs: its arguments besides the learning rate
     """
@@ -44,25 +46,19 @@ class EZV2Policy(BasePolicy):
         observation_space: spaces.Space,
         action_space: spaces.Space,
         lr_schedule: Schedule,
+        network_kwargs: dict[str, Any],
+        /,
         gamma: float = 0.99,
         n_simulations: int = 16,
         n_candidates: int = 8,
         n_considered: int | None = None,
         n_policy_candidates: int = 4,
         flatten_factor: float = 3.0,
-        latent_dim: int = 128,
-        hidden_dim: int = 128,
-        n_blocks: int = 1,
-        projection_dim: int = 256,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(observation_space, action_space, squash_output=isinstance(action_space, spaces.Box))
-        if min(latent_dim, hidden_dim, n_blocks, projection_dim) < 1:
-            raise ValueError(
-                f"latent_dim={latent_dim}, hidden_dim={hidden_dim}, n_blocks={n_blocks} and "
-                f"projection_dim={projection_dim} must all be at least 1"
-            )
+        self.network_kwargs = network_kwargs
         self.search_kwargs = {
             "gamma": gamma,
             "n_simulations": n_simulations,
@@ -70,12 +66,6 @@ class EZV2Policy(BasePolicy):
             "n_considered": n_considered,
             "n_policy_candidates": n_policy_candidates,
             "flatten_factor": flatten_factor,
-        }
-        self.network_kwargs = {
-            "latent_dim": latent_dim,
-            "hidden_dim": hidden_dim,
-            "n_blocks": n_blocks,
-            "projection_dim": projection_dim,
         }
         self.optimizer_class = optimizer_class
         self.optimizer_kwargs = dict(optimizer_kwargs or {})
@@ -90,11 +80,19 @@ class EZV2Policy(BasePolicy):
                 f"{action_head.n_candidates}; lower it or raise n_candidates"
             )
         self.planner = Planner(n_simulations, n_considered, gamma)
-        self.model = EfficientZeroModel(observation_space, action_head, gamma, **self.network_kwargs)
+        self.model = self.make_model(action_head, gamma)
         self.average_model = deepcopy(self.model).requires_grad_(False)
         self.target_model = deepcopy(self.model).requires_grad_(False)
         self.optimizer = optimizer_class(self.model.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
         self.rng = np.random.default_rng()
+
+    @abstractmethod
+    def make_model(self, action_head: DiscreteActionHead | ContinuousActionHead, gamma: float) -> EfficientZeroModel:
+        """Build the world model from ``network_kwargs``."""
+
+    def training_view(self, observations: dict[str, th.Tensor]) -> dict[str, th.Tensor]:
+        """What the losses see of a sampled batch ``[batch, unroll + 1, ...]``; searches see it as it is."""
+        return observations
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {
@@ -180,6 +178,121 @@ class EZV2Policy(BasePolicy):
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """Same as ``_predict``."""
         return self._predict(obs, deterministic)
+
+
+class EZV2Policy(PlanningPolicy):
+    """Policy for vector observations that plans with a learned model.
+
+    :param observation_space: of the environment
+    :param action_space: ``Discrete`` or bounded ``Box``
+    :param lr_schedule: learning rate as a function of the remaining progress
+    :param latent_dim: size of the latent state
+    :param hidden_dim: hidden size of the residual blocks and heads
+    :param n_blocks: residual blocks of the representation and of the dynamics each
+    :param projection_dim: hidden size of the consistency projection
+    :param kwargs: further arguments, see :class:`PlanningPolicy`
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        latent_dim: int = 128,
+        hidden_dim: int = 128,
+        n_blocks: int = 1,
+        projection_dim: int = 256,
+        **kwargs: Any,
+    ) -> None:
+        if min(latent_dim, hidden_dim, n_blocks, projection_dim) < 1:
+            raise ValueError(
+                f"latent_dim={latent_dim}, hidden_dim={hidden_dim}, n_blocks={n_blocks} and "
+                f"projection_dim={projection_dim} must all be at least 1"
+            )
+        sizes = {
+            "latent_dim": latent_dim,
+            "hidden_dim": hidden_dim,
+            "n_blocks": n_blocks,
+            "projection_dim": projection_dim,
+        }
+        super().__init__(observation_space, action_space, lr_schedule, sizes, **kwargs)
+
+    def make_model(self, action_head: DiscreteActionHead | ContinuousActionHead, gamma: float) -> EfficientZeroModel:
+        """Build the world model for vectors."""
+        return vector_model(self.observation_space, action_head, gamma, **self.network_kwargs)
+
+
+class CnnPolicy(PlanningPolicy):
+    """Policy for image observations that plans with a learned convolutional model; sizes as in the paper.
+
+    Images have 32 to 128 pixels per side and 1 to 12 channels, first or last.
+
+    :param observation_space: of the environment
+    :param action_space: ``Discrete`` or bounded ``Box``
+    :param lr_schedule: learning rate as a function of the remaining progress
+    :param stem_channels: channels of the first, larger feature maps
+    :param latent_channels: channels of the latent state
+    :param action_channels: channels of the embedded action
+    :param head_channels: channels that each head flattens
+    :param hidden_dim: hidden size of the heads; ``None`` for 32 with discrete actions and 64 with continuous ones
+    :param projection_dim: size of the consistency projection
+    :param prediction_dim: hidden size of the consistency prediction
+    :param normalize_images: whether pixels are bytes, to be divided by 255, as in every policy of SB3
+    :param augment: whether the losses see images shifted by up to 4 pixels and with a changed intensity, see
+        :mod:`sb3_ezv2.augmentation`
+    :param kwargs: further arguments, see :class:`PlanningPolicy`
+    :raises ValueError: if the observations are not images of these sizes, or a size of the network is not positive
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        stem_channels: int = 32,
+        latent_channels: int = 64,
+        action_channels: int = 16,
+        head_channels: int = 16,
+        hidden_dim: int | None = None,
+        projection_dim: int = 1024,
+        prediction_dim: int = 256,
+        normalize_images: bool = True,
+        augment: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        self.image_space = check_image_space(observation_space, normalize_images)
+        sizes: dict[str, Any] = {
+            "stem_channels": stem_channels,
+            "latent_channels": latent_channels,
+            "action_channels": action_channels,
+            "head_channels": head_channels,
+            "hidden_dim": hidden_dim,
+            "projection_dim": projection_dim,
+            "prediction_dim": prediction_dim,
+        }
+        for name, value in sizes.items():
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        self.augment = augment
+        images = {"normalize_images": normalize_images}
+        super().__init__(observation_space, action_space, lr_schedule, sizes | images, **kwargs)
+        self.normalize_images = normalize_images
+
+    def make_model(self, action_head: DiscreteActionHead | ContinuousActionHead, gamma: float) -> EfficientZeroModel:
+        """Build the world model for images."""
+        return image_model(self.image_space, action_head, gamma, **self.network_kwargs)
+
+    def training_view(self, observations: dict[str, th.Tensor]) -> dict[str, th.Tensor]:
+        """Augmented images, each of them on its own, random numbers from torch's global generator."""
+        if not self.augment:
+            return observations
+        images = observations["observation"]
+        if is_image_space_channels_first(self.image_space):
+            return {"observation": augment_images(images)}
+        return {"observation": augment_images(images.movedim(-1, -3)).movedim(-3, -1)}
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "augment": self.augment}
 
 
 MlpPolicy = EZV2Policy

@@ -2,9 +2,12 @@
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.preprocessing import get_action_dim, is_image_space, is_image_space_channels_first
 
 from sb3_ezv2.type_aliases import ObservationArrays
+
+MIN_IMAGE_SIZE, MAX_IMAGE_SIZE, MAX_IMAGE_CHANNELS = 32, 128, 12
+"""Limits of what the convolutional network takes: pixels per side, and channels with stacked frames counted."""
 
 
 def named_spaces(space: spaces.Space) -> dict[str, spaces.Space]:
@@ -62,6 +65,35 @@ def check_observation_space(space: spaces.Space) -> None:
                 f"observation space {part} (key {key!r}) has {part.nvec.ndim} axes; flatten it to a vector, for "
                 "example through gymnasium.wrappers.ReshapeObservation"
             )
+
+
+def check_image_space(space: spaces.Space, normalize_images: bool) -> spaces.Box:
+    """Refuse what is not an image, or has a size that the convolutional network does not take.
+
+    :param space: observation space, channels first or last
+    :param normalize_images: whether pixels are bytes, to be divided by 255; without, any ``Box`` of 3 axes is an image
+    :return: the same space
+    :raises ValueError: naming the space and what to do
+    """
+    if not (isinstance(space, spaces.Box) and is_image_space(space, normalized_image=not normalize_images)):
+        raise ValueError(
+            f"observation space {space} is not an image for policy='CnnPolicy': that is a Box of 3 axes with the dtype "
+            "uint8 and bounds 0 and 255. Use 'MlpPolicy' for vectors, policy_kwargs={'normalize_images': False} for "
+            "images of floats between 0 and 1, or gymnasium.wrappers.ReshapeObservation to add an axis for the channel"
+        )
+    channels_first = is_image_space_channels_first(space)
+    n_channels, *size = space.shape if channels_first else (space.shape[2], *space.shape[:2])
+    if not all(MIN_IMAGE_SIZE <= n <= MAX_IMAGE_SIZE for n in size):
+        raise ValueError(
+            f"observation space {space} has images of {size[0]} x {size[1]} pixels; CnnPolicy takes {MIN_IMAGE_SIZE} "
+            f"to {MAX_IMAGE_SIZE} pixels per side. Resize them, for example with gymnasium.wrappers.ResizeObservation"
+        )
+    if n_channels > MAX_IMAGE_CHANNELS:
+        raise ValueError(
+            f"observation space {space} has {n_channels} channels; CnnPolicy takes at most {MAX_IMAGE_CHANNELS}. Stack "
+            "fewer frames or convert them to grey, for example through gymnasium.wrappers.GrayscaleObservation"
+        )
+    return space
 
 
 def check_finite(name: str, values: np.ndarray | dict[str, np.ndarray]) -> None:

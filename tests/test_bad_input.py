@@ -204,10 +204,9 @@ def test_no_updates_asked_for():
         np.testing.assert_array_equal(value, before[name])
 
 
-@pytest.mark.parametrize("policy", ["CnnPolicy", "NoSuchPolicy"])
-def test_unknown_policy(policy):
-    with pytest.raises(ValueError, match=policy):
-        tiny_model(RandomEnv(), policy=policy)
+def test_unknown_policy():
+    with pytest.raises(ValueError, match="NoSuchPolicy"):
+        tiny_model(RandomEnv(), policy="NoSuchPolicy")
 
 
 def test_a_policy_of_another_algorithm():

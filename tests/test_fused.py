@@ -24,7 +24,7 @@ ACTION_SPACES = {"discrete": DISCRETE, "box": CONTINUOUS, "box1": ONE_DIMENSION}
 def random_step(model: EfficientZeroModel, n: int, seed: int = 0) -> tuple[th.Tensor, th.Tensor, np.ndarray]:
     """Latent states and actions for torch, and the actions as the compiled model wants them."""
     rng = np.random.default_rng(seed)
-    latents = th.from_numpy(rng.normal(size=(n, model.latent_dim)).astype(np.float32))
+    latents = th.from_numpy(rng.normal(size=(n, model.heads.dim)).astype(np.float32))
     head = model.action_head
     if head.n_candidates == head.encoded_dim == head.n_children:  # discrete
         actions = th.from_numpy(rng.integers(head.encoded_dim, size=n))
@@ -36,7 +36,7 @@ def random_step(model: EfficientZeroModel, n: int, seed: int = 0) -> tuple[th.Te
 def fused_step(model: EfficientZeroModel, latents: np.ndarray, encoded: np.ndarray) -> tuple[np.ndarray, ...]:
     """Latents, rewards, values and policies by the compiled functions, with the model's weights as they are now."""
     n, weights = len(latents), model_weights(model)
-    widths = ((n, model.latent_dim), (n,), (n,), (n, model.action_head.output_dim))
+    widths = ((n, model.heads.dim), (n,), (n,), (n, model.action_head.output_dim))
     outputs = tuple(np.full(shape, np.nan, np.float32) for shape in widths)
     recurrent_inference(weights, latents, encoded, new_scratch(weights, n), *outputs)
     return outputs
@@ -182,7 +182,7 @@ def test_initial_inference_equals_that_of_torch(kind, n):
         observations = th.from_numpy(np.random.default_rng(n).normal(0.0, 5.0, (n, 3)).astype(np.float32))
         expected = model.initial_inference({"observation": observations})
     weights = model_weights(model)
-    latents, values = np.empty((n, model.latent_dim), np.float32), np.empty(n, np.float32)
+    latents, values = np.empty((n, model.heads.dim), np.float32), np.empty(n, np.float32)
     policies = np.empty((n, model.action_head.output_dim), np.float32)
     initial_inference(weights, observations.numpy(), new_scratch(weights, n), latents, values, policies)
     np.testing.assert_allclose(latents, expected.latents, rtol=1e-5, atol=1e-5)

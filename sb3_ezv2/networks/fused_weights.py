@@ -57,6 +57,7 @@ def _block(block: nn.Module) -> list[th.Tensor]:
 
 
 def _representation(model: EfficientZeroModel) -> list[th.Tensor]:
+    assert isinstance(model.representation, MlpRepresentation)
     features, _, *blocks = model.representation.layers
     tensors = [model.observation_mean, model.observation_std, *_layer(features)]
     return tensors + [tensor for block in blocks for tensor in _block(block)]
@@ -107,6 +108,7 @@ class _Source(NamedTuple):
 
 
 def _source(model: EfficientZeroModel, addresses: list[int]) -> _Source:
+    assert isinstance(model.heads, Heads) and isinstance(model.dynamics, MlpDynamics)
     parts = (_representation(model), _heads(model.heads), _dynamics(model.dynamics))
     views = [tensor.detach().reshape(-1).numpy() for part in parts for tensor in part]
     heads, dynamics = np.cumsum([sum(tensor.numel() for tensor in part) for part in parts])[:2].tolist()
@@ -118,7 +120,7 @@ def _source(model: EfficientZeroModel, addresses: list[int]) -> _Source:
         observation_dim=len(model.observation_mean),
         action_dim=model.action_head.encoded_dim,
         embedding_dim=ACTION_EMBEDDING_DIM,
-        latent_dim=model.latent_dim,
+        latent_dim=model.heads.dim,
         hidden_dim=model.heads.hidden_dim,
         n_reward_bins=model.reward_support.n_bins,
         n_value_bins=model.value_support.n_bins,

@@ -25,12 +25,26 @@ class ResidualBlock(nn.Module):
         return x + self.contract(th.relu(self.expand(self.norm(x))))
 
 
-class Heads(nn.Module):
-    """Several heads with one hidden layer each on a common LayerNorm; the output layers start at zero.
+class HeadOutputs(nn.Module):
+    """Heads of a network, each with an output layer that starts at zero.
 
     Starting at zero makes the first prediction of a categorical head the middle of its support, which is the value 0,
-    and the first policy uniform (or of mean 0). The hidden layers are one matrix, so that several heads cost little
-    more than one.
+    and the first policy uniform (or of mean 0).
+    """
+
+    outputs: nn.ModuleList
+
+    def reset_outputs(self, indices: Iterable[int]) -> None:
+        """Let these heads predict zeros again."""
+        for index in indices:
+            for parameter in self.outputs[index].parameters():
+                nn.init.zeros_(parameter)
+
+
+class Heads(HeadOutputs):
+    """Several heads with one hidden layer each on a common LayerNorm; the output layers start at zero.
+
+    The hidden layers are one matrix, so that several heads cost little more than one.
 
     :param dim: size of the input
     :param hidden_dim: size of the hidden layer of each head
@@ -39,17 +53,12 @@ class Heads(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int, output_dims: tuple[int, ...]) -> None:
         super().__init__()
+        self.dim = dim
         self.hidden_dim = hidden_dim
         self.norm = nn.LayerNorm(dim)
         self.hidden = nn.Linear(dim, hidden_dim * len(output_dims))
         self.outputs = nn.ModuleList(nn.Linear(hidden_dim, n) for n in output_dims)
         self.reset_outputs(range(len(output_dims)))
-
-    def reset_outputs(self, indices: Iterable[int]) -> None:
-        """Let these heads predict zeros again."""
-        for index in indices:
-            for parameter in self.outputs[index].parameters():
-                nn.init.zeros_(parameter)
 
     def one(self, x: th.Tensor, index: int) -> th.Tensor:
         """``[..., dim]`` to the output of one head."""

@@ -4,10 +4,11 @@ from typing import NamedTuple
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import get_flattened_obs_dim, preprocess_obs
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space_channels_first, preprocess_obs
 from torch import nn
 
 from sb3_ezv2.networks.action_heads import ContinuousActionHead, DiscreteActionHead
+from sb3_ezv2.networks.cnn import ConvDynamics, ConvRepresentation, SpatialHeads
 from sb3_ezv2.networks.layers import Heads
 from sb3_ezv2.networks.mlp import MlpDynamics, MlpRepresentation
 from sb3_ezv2.spaces import named_spaces
@@ -22,10 +23,20 @@ MAX_HORIZON = 1000.0
 """Steps that the value's support allows for where the discount is nearly or exactly 1."""
 
 
+class ModelParts(NamedTuple):
+    """The trainable parts of a world model; a latent state is a vector, or an image of several channels."""
+
+    representation: MlpRepresentation | ConvRepresentation  # [batch, ...] -> [batch, *latent]
+    dynamics: MlpDynamics | ConvDynamics  # [batch, *latent], [batch, action_dim] -> [batch, *latent]
+    heads: Heads | SpatialHeads  # [..., *latent] -> rewards, values and policies
+    projection: nn.Module  # [batch, *latent] -> [batch, n]
+    prediction: nn.Module  # [batch, n] -> [batch, n]
+
+
 class NetworkOutput(NamedTuple):
     """What the network says of a state."""
 
-    latents: th.Tensor  # [batch, latent_dim]
+    latents: th.Tensor  # [batch, *latent]
     rewards: th.Tensor  # [batch], of the step that led here
     values: th.Tensor  # [batch]
     policies: th.Tensor  # [batch, policy outputs]
@@ -64,10 +75,8 @@ class EfficientZeroModel(nn.Module):
     :param observation_space: any space that SB3 can flatten
     :param action_head: encoding of the actions and policy over them
     :param discount: of one step; with the reward scale it sets the reach of the value's support
-    :param latent_dim: size of the latent state
-    :param hidden_dim: hidden size of all residual blocks and heads
-    :param n_blocks: residual blocks of the representation and of the dynamics each
-    :param projection_dim: hidden size of the consistency projection
+    :param observation_dim: size of what :meth:`flatten` returns
+    :param parts: the networks, see :mod:`sb3_ezv2.networks.builders`
     """
 
     observation_mean: th.Tensor
@@ -80,47 +89,32 @@ class EfficientZeroModel(nn.Module):
         observation_space: spaces.Space,
         action_head: DiscreteActionHead | ContinuousActionHead,
         discount: float,
-        latent_dim: int,
-        hidden_dim: int,
-        n_blocks: int,
-        projection_dim: int,
+        observation_dim: int,
+        parts: ModelParts,
     ) -> None:
         super().__init__()
         self.spaces = named_spaces(observation_space)
         self.action_head = action_head
-        self.latent_dim = latent_dim
         horizon = 1.0 / max(1.0 - discount, 1.0 / MAX_HORIZON)
         self.reward_support = CategoricalScalar(float(compress(th.tensor(MARGIN))), N_REWARD_BINS)
         self.value_support = CategoricalScalar(float(compress(th.tensor(MARGIN * horizon))), N_VALUE_BINS)
 
-        observation_dim = sum(get_flattened_obs_dim(space) for space in self.spaces.values())
         self.register_buffer("observation_mean", th.zeros(observation_dim))
         self.register_buffer("observation_std", th.ones(observation_dim))
         self.register_buffer("reward_scale", th.ones(()))
         self.register_buffer("reward_is_unscaled", th.ones((), dtype=th.bool))
-        self.representation = MlpRepresentation(observation_dim, latent_dim, hidden_dim, n_blocks)
-        self.dynamics = MlpDynamics(action_head.encoded_dim, latent_dim, hidden_dim, n_blocks)
-        self.heads = Heads(latent_dim, hidden_dim, (N_REWARD_BINS, N_VALUE_BINS, action_head.output_dim))
-        self.projection = nn.Sequential(
-            nn.Linear(latent_dim, projection_dim),
-            nn.LayerNorm(projection_dim),
-            nn.ReLU(),
-            nn.Linear(projection_dim, latent_dim),
-            nn.LayerNorm(latent_dim),
-        )
-        self.prediction = nn.Sequential(
-            nn.Linear(latent_dim, latent_dim),
-            nn.LayerNorm(latent_dim),
-            nn.ReLU(),
-            nn.Linear(latent_dim, latent_dim),
-        )
+        self.representation = parts.representation
+        self.dynamics = parts.dynamics
+        self.heads = parts.heads
+        self.projection = parts.projection
+        self.prediction = parts.prediction
 
     def flatten(self, observations: dict[str, th.Tensor]) -> th.Tensor:
         """Observations by key as vectors ``[batch, observation_dim]``, one-hot where discrete, images in [0, 1]."""
         return th.cat([_flat(observations[key], space) for key, space in self.spaces.items()], dim=1)
 
     def represent(self, observations: dict[str, th.Tensor]) -> th.Tensor:
-        """Latent states ``[batch, latent_dim]`` of real observations."""
+        """Latent states ``[batch, *latent]`` of real observations."""
         normalised = (self.flatten(observations) - self.observation_mean) / self.observation_std
         # Statistics of the first random steps make later observations many standard deviations large.
         return self.representation(normalised.sign() * normalised.abs().log1p())
@@ -161,6 +155,47 @@ class EfficientZeroModel(nn.Module):
             self.value_support.decode(values, self.reward_scale),
             policies,
         )
+
+
+class ImageModel(EfficientZeroModel):
+    """World model for images, whose latent states are images of several channels too.
+
+    No statistics of the observations are kept: pixels have a known range.
+
+    :param observation_space: of an image, see :func:`sb3_ezv2.spaces.check_image_space`
+    :param action_head: encoding of the actions and policy over them
+    :param discount: of one step
+    :param parts: the networks, see :mod:`sb3_ezv2.networks.builders`
+    :param normalize_images: whether to divide the pixels by 255
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Box,
+        action_head: DiscreteActionHead | ContinuousActionHead,
+        discount: float,
+        parts: ModelParts,
+        normalize_images: bool,
+    ) -> None:
+        super().__init__(observation_space, action_head, discount, 0, parts)
+        self.image_space = observation_space
+        self.channels_first = is_image_space_channels_first(observation_space)
+        self.normalize_images = normalize_images
+
+    def flatten(self, observations: dict[str, th.Tensor]) -> th.Tensor:
+        """Nothing ``[batch, 0]``: no part of the observation needs running statistics."""
+        return self.reward_scale.new_empty(len(observations["observation"]), 0)
+
+    def represent(self, observations: dict[str, th.Tensor]) -> th.Tensor:
+        """Latent states ``[batch, channels, height, width]`` of images ``[batch, *observation_space.shape]``."""
+        images = preprocess_obs(observations["observation"], self.image_space, self.normalize_images)
+        assert isinstance(images, th.Tensor)
+        return self.representation(images if self.channels_first else images.movedim(-1, -3))
+
+
+def flat_size(observation_space: spaces.Space) -> int:
+    """Size of a flattened observation."""
+    return sum(get_flattened_obs_dim(space) for space in named_spaces(observation_space).values())
 
 
 def _flat(observations: th.Tensor, space: spaces.Space) -> th.Tensor:

@@ -87,8 +87,14 @@ def read_entries(path: Path) -> dict[str, Any]:
 
 
 def argument_names(callable_: Any) -> set[str]:
-    """Names of the arguments that a class or function takes."""
-    return set(inspect.signature(callable_).parameters)
+    """Names of the keyword arguments that a class or function takes.
+
+    Where a class passes further ones on with ``**kwargs``, those of its base class are included.
+    """
+    parameters = inspect.signature(callable_).parameters.values()
+    names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    passes_on = inspect.isclass(callable_) and any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return names | argument_names(callable_.__base__) if passes_on else names
 
 
 def check_names(hyperparams: Mapping[str, Any], algorithm: type) -> None:

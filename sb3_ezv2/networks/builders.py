@@ -1,0 +1,126 @@
+"""World models from their sizes: networks for vectors and networks for images, behind one interface."""
+
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space_channels_first
+from torch import nn
+
+from sb3_ezv2.networks.action_heads import ContinuousActionHead, DiscreteActionHead
+from sb3_ezv2.networks.cnn import ConvDynamics, ConvRepresentation, SpatialHeads, latent_size
+from sb3_ezv2.networks.layers import Heads
+from sb3_ezv2.networks.mlp import MlpDynamics, MlpRepresentation
+from sb3_ezv2.networks.model import (
+    N_REWARD_BINS,
+    N_VALUE_BINS,
+    EfficientZeroModel,
+    ImageModel,
+    ModelParts,
+    flat_size,
+)
+
+HIDDEN_DIM_DISCRETE, HIDDEN_DIM_CONTINUOUS = 32, 64
+"""Hidden size of the heads on images (paper), by kind of action."""
+
+
+def vector_model(
+    observation_space: spaces.Space,
+    action_head: DiscreteActionHead | ContinuousActionHead,
+    discount: float,
+    latent_dim: int,
+    hidden_dim: int,
+    n_blocks: int,
+    projection_dim: int,
+) -> EfficientZeroModel:
+    """World model for observations that are flattened.
+
+    :param observation_space: any space that SB3 can flatten
+    :param action_head: encoding of the actions and policy over them
+    :param discount: of one step
+    :param latent_dim: size of the latent state
+    :param hidden_dim: hidden size of all residual blocks and heads
+    :param n_blocks: residual blocks of the representation and of the dynamics each
+    :param projection_dim: hidden size of the consistency projection
+    """
+    observation_dim = flat_size(observation_space)
+    parts = ModelParts(
+        representation=MlpRepresentation(observation_dim, latent_dim, hidden_dim, n_blocks),
+        dynamics=MlpDynamics(action_head.encoded_dim, latent_dim, hidden_dim, n_blocks),
+        heads=Heads(latent_dim, hidden_dim, (N_REWARD_BINS, N_VALUE_BINS, action_head.output_dim)),
+        projection=nn.Sequential(
+            nn.Linear(latent_dim, projection_dim),
+            nn.LayerNorm(projection_dim),
+            nn.ReLU(),
+            nn.Linear(projection_dim, latent_dim),
+            nn.LayerNorm(latent_dim),
+        ),
+        prediction=nn.Sequential(
+            nn.Linear(latent_dim, latent_dim),
+            nn.LayerNorm(latent_dim),
+            nn.ReLU(),
+            nn.Linear(latent_dim, latent_dim),
+        ),
+    )
+    return EfficientZeroModel(observation_space, action_head, discount, observation_dim, parts)
+
+
+def image_model(
+    observation_space: spaces.Box,
+    action_head: DiscreteActionHead | ContinuousActionHead,
+    discount: float,
+    stem_channels: int,
+    latent_channels: int,
+    action_channels: int,
+    head_channels: int,
+    hidden_dim: int | None,
+    projection_dim: int,
+    prediction_dim: int,
+    normalize_images: bool,
+) -> ImageModel:
+    """World model for images (EfficientZero V2, appendix on architectures).
+
+    :param observation_space: of an image, see :func:`sb3_ezv2.spaces.check_image_space`
+    :param action_head: encoding of the actions and policy over them
+    :param discount: of one step
+    :param stem_channels: channels of the first, larger feature maps
+    :param latent_channels: channels of the latent state
+    :param action_channels: channels of the embedded action
+    :param head_channels: channels that each head flattens
+    :param hidden_dim: hidden size of the heads; ``None`` for 32 with discrete actions and 64 with continuous ones
+    :param projection_dim: size of the consistency projection
+    :param prediction_dim: hidden size of the consistency prediction
+    :param normalize_images: whether to divide the pixels by 255
+    """
+    shape = observation_space.shape
+    n_channels, *size = shape if is_image_space_channels_first(observation_space) else (shape[2], *shape[:2])
+    image_shape = (n_channels, size[0], size[1])
+    height, width = latent_size(*size)
+    if hidden_dim is None:
+        discrete = isinstance(action_head, DiscreteActionHead)
+        hidden_dim = HIDDEN_DIM_DISCRETE if discrete else HIDDEN_DIM_CONTINUOUS
+    parts = ModelParts(
+        representation=ConvRepresentation(image_shape, stem_channels, latent_channels),
+        dynamics=ConvDynamics(action_head.encoded_dim, latent_channels, action_channels),
+        heads=SpatialHeads(
+            (latent_channels, height, width),
+            head_channels,
+            hidden_dim,
+            (N_REWARD_BINS, N_VALUE_BINS, action_head.output_dim),
+        ),
+        projection=nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(latent_channels * height * width, projection_dim),
+            nn.LayerNorm(projection_dim),
+            nn.ReLU(),
+            nn.Linear(projection_dim, projection_dim),
+            nn.LayerNorm(projection_dim),
+            nn.ReLU(),
+            nn.Linear(projection_dim, projection_dim),
+            nn.LayerNorm(projection_dim),
+        ),
+        prediction=nn.Sequential(
+            nn.Linear(projection_dim, prediction_dim),
+            nn.LayerNorm(prediction_dim),
+            nn.ReLU(),
+            nn.Linear(prediction_dim, projection_dim),
+        ),
+    )
+    return ImageModel(observation_space, action_head, discount, parts, normalize_images)
