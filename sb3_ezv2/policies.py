@@ -46,7 +46,7 @@ class PlanningPolicy(BasePolicy):
         observation_space: spaces.Space,
         action_space: spaces.Space,
         lr_schedule: Schedule,
-        network_kwargs: dict[str, Any],
+        network_kwargs: dict[str, Any] | None = None,
         /,
         gamma: float = 0.99,
         n_simulations: int = 16,
@@ -58,7 +58,7 @@ class PlanningPolicy(BasePolicy):
         optimizer_kwargs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(observation_space, action_space, squash_output=isinstance(action_space, spaces.Box))
-        self.network_kwargs = network_kwargs
+        self.network_kwargs = dict(network_kwargs or {})
         self.search_kwargs = {
             "gamma": gamma,
             "n_simulations": n_simulations,
