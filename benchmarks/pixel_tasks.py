@@ -12,8 +12,8 @@ CELL = 3
 MARGIN = 4
 """Pixels around the field: as many as augmentation shifts an image by, so that nothing is ever moved out of sight."""
 BEST_RETURN = 1.0
-RANDOM_RETURN = -0.75
-"""Wherever the paddle is in the end, one ball in eight is there."""
+RANDOM_RETURN = -0.25
+"""Wherever the paddle is in the end, it catches three balls of eight."""
 FIELD_GREY, PADDLE_GREY, BALL_GREY = 50, 150, 255
 
 
@@ -21,9 +21,9 @@ class Catch(gym.Env):
     """Catch a falling ball with a paddle.
 
     The field has 8 x 8 cells. The ball starts in a random column of the top row and falls by one cell a step; the
-    paddle, one cell wide, starts in column 4 of the bottom row and stays (action 0) or moves one column to the left (1)
-    or to the right (2). After seven steps the ball arrives: the reward is 1 if the paddle is there, otherwise -1. All
-    other rewards are 0.
+    paddle, three cells wide, starts around column 4 of the bottom row and stays (action 0) or moves one column to the
+    left (1) or to the right (2). After seven steps the ball arrives: the reward is 1 if the paddle is there, otherwise
+    -1. All other rewards are 0.
 
     Every ball can be caught, so the best mean return is ``BEST_RETURN``; random actions, like everything that does not
     look at the ball, have ``RANDOM_RETURN``. Observations are images ``[32, 32, 1]`` of bytes.
@@ -39,9 +39,10 @@ class Catch(gym.Env):
     def _image(self) -> np.ndarray:
         image = np.zeros(self.observation_space.shape, np.uint8)
         image[MARGIN : MARGIN + N_CELLS * CELL, MARGIN : MARGIN + N_CELLS * CELL] = FIELD_GREY
-        for row, column, grey in ((N_CELLS - 1, self.paddle, PADDLE_GREY), (self.row, self.column, BALL_GREY)):
+        paddle = (N_CELLS - 1, self.paddle - 1, 3, PADDLE_GREY)
+        for row, column, width, grey in (paddle, (self.row, self.column, 1, BALL_GREY)):
             top, left = MARGIN + CELL * row, MARGIN + CELL * column
-            image[top : top + CELL, left : left + CELL] = grey
+            image[top : top + CELL, left : left + CELL * width] = grey
         return image
 
     def reset(
@@ -55,8 +56,8 @@ class Catch(gym.Env):
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Move the paddle, then let the ball fall by one cell."""
-        self.paddle = int(np.clip(self.paddle + (0, -1, 1)[int(action)], 0, N_CELLS - 1))
+        self.paddle = int(np.clip(self.paddle + (0, -1, 1)[int(action)], 1, N_CELLS - 2))
         self.row += 1
         done = self.row == N_CELLS - 1
-        reward = (1.0 if self.paddle == self.column else -1.0) if done else 0.0
+        reward = (1.0 if abs(self.paddle - self.column) <= 1 else -1.0) if done else 0.0
         return self._image(), reward, done, False, {}

@@ -27,10 +27,12 @@ class PlanningPolicy(BasePolicy):
     which multi-step targets bootstrap from, and ``target_model`` is a copy of the average that stands still between
     refreshes, so that its searches can be kept.
 
+    A subclass sets ``network_kwargs``, what :meth:`make_model` needs, before it calls this constructor; they are
+    arguments of its own constructor.
+
     :param observation_space: of the environment
     :param action_space: ``Discrete`` or bounded ``Box``
     :param lr_schedule: learning rate as a function of the remaining progress
-    :param network_kwargs: what :meth:`make_model` needs; also arguments of the constructor of a subclass
     :param gamma: discount of one step
     :param n_simulations: model calls per search
     :param n_candidates: actions sampled at the root of a continuous search; ``Discrete`` always considers all
@@ -41,13 +43,13 @@ class PlanningPolicy(BasePolicy):
     :param optimizer_kwargs: its arguments besides the learning rate
     """
 
+    network_kwargs: dict[str, Any]
+
     def __init__(
         self,
         observation_space: spaces.Space,
         action_space: spaces.Space,
         lr_schedule: Schedule,
-        network_kwargs: dict[str, Any] | None = None,
-        /,
         gamma: float = 0.99,
         n_simulations: int = 16,
         n_candidates: int = 8,
@@ -58,7 +60,6 @@ class PlanningPolicy(BasePolicy):
         optimizer_kwargs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(observation_space, action_space, squash_output=isinstance(action_space, spaces.Box))
-        self.network_kwargs = dict(network_kwargs or {})
         self.search_kwargs = {
             "gamma": gamma,
             "n_simulations": n_simulations,
@@ -209,13 +210,13 @@ class EZV2Policy(PlanningPolicy):
                 f"latent_dim={latent_dim}, hidden_dim={hidden_dim}, n_blocks={n_blocks} and "
                 f"projection_dim={projection_dim} must all be at least 1"
             )
-        sizes = {
+        self.network_kwargs = {
             "latent_dim": latent_dim,
             "hidden_dim": hidden_dim,
             "n_blocks": n_blocks,
             "projection_dim": projection_dim,
         }
-        super().__init__(observation_space, action_space, lr_schedule, sizes, **kwargs)
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def make_model(self, action_head: DiscreteActionHead | ContinuousActionHead, gamma: float) -> EfficientZeroModel:
         """Build the world model for vectors."""
@@ -274,8 +275,8 @@ class CnnPolicy(PlanningPolicy):
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
         self.augment = augment
-        images = {"normalize_images": normalize_images}
-        super().__init__(observation_space, action_space, lr_schedule, sizes | images, **kwargs)
+        self.network_kwargs = sizes | {"normalize_images": normalize_images}
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
         self.normalize_images = normalize_images
 
     def make_model(self, action_head: DiscreteActionHead | ContinuousActionHead, gamma: float) -> EfficientZeroModel:
