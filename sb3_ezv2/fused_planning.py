@@ -5,7 +5,7 @@ is that between selection and backup the model is evaluated in place, by :mod:`s
 depend on each other, so they are searched in chunks whose trees and latent states fit into the processor's caches.
 """
 
-from itertools import pairwise
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numba as nb
@@ -196,46 +196,6 @@ def _search_chunk(
     return True
 
 
-@nb.njit(cache=True, nogil=True, parallel=True)
-def _search_in_parallel(  # type: ignore[no-untyped-def]
-    bounds,
-    finite,
-    weights,
-    observations,
-    noise,
-    schedule,
-    n_first,
-    n_children,
-    constants,
-    sampling,
-    result,
-    candidates,
-):
-    """Search chunks of states on numba's threads."""
-    for chunk in nb.prange(finite.shape[0]):
-        a, b = bounds[chunk], bounds[chunk + 1]
-        part = SearchResult(
-            result.selected[a:b],
-            result.improved_policy[a:b],
-            result.root_values[a:b],
-            result.visit_counts[a:b],
-            result.improved_values[a:b],
-        )
-        finite[chunk] = _search_chunk(
-            weights,
-            observations[a:b],
-            noise,
-            a,
-            schedule,
-            n_first,
-            n_children,
-            constants,
-            sampling,
-            part,
-            candidates[a:b],
-        )
-
-
 def fused_search(
     weights: ModelWeights,
     observations: np.ndarray,
@@ -262,12 +222,29 @@ def fused_search(
     result = new_result(n, n_candidates)
     candidates = np.empty((n, n_candidates, noise.candidates.shape[2]), np.float32)
     bounds = np.linspace(0, n, -(-n // CHUNK) + 1).astype(np.int64)
-    finite = np.ones(len(bounds) - 1, np.bool_)
-    search = (schedule, n_first, n_children, constants, sampling)
-    if len(finite) > 1 and nb.get_num_threads() > 1:
-        _search_in_parallel(bounds, finite, weights, observations, noise, *search, result, candidates)
+
+    def search_chunk(begin: int, end: int) -> bool:
+        part = SearchResult(*(rows[begin:end] for rows in result))
+        return _search_chunk(
+            weights,
+            observations[begin:end],
+            noise,
+            begin,
+            schedule,
+            n_first,
+            n_children,
+            constants,
+            sampling,
+            part,
+            candidates[begin:end],
+        )
+
+    chunks = bounds[:-1].tolist(), bounds[1:].tolist()
+    n_threads = min(nb.get_num_threads(), len(bounds) - 1)
+    if n_threads > 1:
+        # Threads of Python: the compiled search holds no lock, and BLAS must not be called from numba's own threads.
+        with ThreadPoolExecutor(n_threads) as pool:
+            finite = list(pool.map(search_chunk, *chunks))
     else:
-        for chunk, (a, b) in enumerate(pairwise(bounds.tolist())):
-            part = SearchResult(*(rows[a:b] for rows in result))
-            finite[chunk] = _search_chunk(weights, observations[a:b], noise, a, *search, part, candidates[a:b])
-    return (result, candidates) if finite.all() else None
+        finite = list(map(search_chunk, *chunks))
+    return (result, candidates) if all(finite) else None
