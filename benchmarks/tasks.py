@@ -24,6 +24,7 @@ class Task(NamedTuple):
 SWINGUP_SETTINGS = {
     "target_update_interval": 200,
     "learning_starts": 500,
+    "n_candidates": 8,
     "td_steps": 10,
     "td_phase": 1_000,
 }
@@ -31,7 +32,6 @@ WALKER_SETTINGS = {
     "target_update_interval": 200,
     "learning_rate": LinearSchedule(7e-4, 1e-4, 1.0),
     "learning_starts": 1_000,
-    "n_candidates": 16,
     "td_steps": 10,
     "td_phase": 2_000,
     "ent_coef": 0.05,

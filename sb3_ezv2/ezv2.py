@@ -112,7 +112,7 @@ class EfficientZeroV2(ReplayAlgorithm):
         replay_buffer_class: type[TrajectoryReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         n_simulations: int = 16,
-        n_candidates: int = 8,
+        n_candidates: int = 16,
         n_considered: int | None = None,
         n_policy_candidates: int = 4,
         flatten_factor: float = 3.0,

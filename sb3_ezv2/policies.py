@@ -52,7 +52,7 @@ class PlanningPolicy(BasePolicy):
         lr_schedule: Schedule,
         gamma: float = 0.99,
         n_simulations: int = 16,
-        n_candidates: int = 8,
+        n_candidates: int = 16,
         n_considered: int | None = None,
         n_policy_candidates: int = 4,
         flatten_factor: float = 3.0,
