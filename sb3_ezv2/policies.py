@@ -82,8 +82,8 @@ class PlanningPolicy(BasePolicy):
             )
         self.planner = Planner(n_simulations, n_considered, gamma)
         self.model = self.make_model(action_head, gamma)
-        self.average_model = deepcopy(self.model).requires_grad_(False)
-        self.target_model = deepcopy(self.model).requires_grad_(False)
+        self.average_model = deepcopy(self.model).requires_grad_(False).eval()
+        self.target_model = deepcopy(self.average_model)
         self.optimizer = optimizer_class(self.model.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
         self.rng = np.random.default_rng()
 
@@ -107,20 +107,21 @@ class PlanningPolicy(BasePolicy):
         }
 
     def set_training_mode(self, mode: bool) -> None:
-        """Put the policy in training or evaluation mode; nothing in it differs, so only a change costs anything."""
-        if mode != self.training:
-            super().set_training_mode(mode)
+        """Remember the mode, as SB3 asks; the model is always in training mode and its copies never are."""
+        self.training = mode
 
     def seed_planning(self, seed: int | None) -> None:
         """Restart the random numbers of exploring searches."""
         self.rng = np.random.default_rng(seed)
 
     def update_average(self, tau: float) -> None:
-        """Move the average model by the share ``tau`` towards the model."""
+        """Move the average model by the share ``tau`` towards the model; statistics of batches are copied."""
         with th.no_grad():
             averages: list[th.Tensor] = list(self.average_model.parameters())
             newest: list[th.Tensor] = list(self.model.parameters())
             th._foreach_lerp_(averages, newest, tau)
+            for ours, theirs in zip(self.average_model.buffers(), self.model.buffers(), strict=True):
+                ours.copy_(theirs)
 
     def update_target(self) -> None:
         """Copy the average model, its statistics included, to the target model."""

@@ -1,7 +1,8 @@
 """Representation, dynamics and heads for images, after the sizes in EfficientZero V2, appendix on architectures.
 
-Latent states are images of several channels. Normalisation is by ``GroupNorm`` with a single group, that is over all
-channels and positions of one sample, so that no sample depends on the others of its batch.
+Latent states are images of several channels. Normalisation is by ``BatchNorm``: the images of a task have most of their
+pixels in common, and what is common to a batch is what it takes away. The model that is trained uses the statistics of
+its batches; its copies, which act and search, use running ones (see :class:`sb3_ezv2.policies.PlanningPolicy`).
 """
 
 import torch as th
@@ -31,10 +32,6 @@ def _conv(n_inputs: int, n_outputs: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(n_inputs, n_outputs, 3, stride, padding=1, bias=False)
 
 
-def _norm(n_channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(1, n_channels)
-
-
 class ConvBlock(nn.Module):
     """``relu(skip(x) + norm(W2 relu(norm(W1 x))))``: a residual block of two 3 x 3 convolutions.
 
@@ -49,10 +46,10 @@ class ConvBlock(nn.Module):
         super().__init__()
         self.residual = nn.Sequential(
             _conv(n_inputs, n_outputs, stride),
-            _norm(n_outputs),
+            nn.BatchNorm2d(n_outputs),
             nn.ReLU(),
             _conv(n_outputs, n_outputs),
-            _norm(n_outputs),
+            nn.BatchNorm2d(n_outputs),
         )
         same = n_inputs == n_outputs and stride == 1
         self.skip = nn.Identity() if same else _conv(n_inputs, n_outputs, stride)
@@ -83,7 +80,7 @@ class ConvRepresentation(nn.Module):
         ]
         self.layers = nn.Sequential(
             _conv(n_channels, stem_channels, stride=2),
-            _norm(stem_channels),
+            nn.BatchNorm2d(stem_channels),
             nn.ReLU(),
             ConvBlock(stem_channels, stem_channels),
             ConvBlock(stem_channels, latent_channels, stride=2),
@@ -112,7 +109,9 @@ class ConvDynamics(nn.Module):
         self.embed_action = nn.Sequential(
             nn.Linear(action_dim, action_channels), nn.LayerNorm(action_channels), nn.ReLU()
         )
-        self.combine = nn.Sequential(_conv(latent_channels + action_channels, latent_channels), _norm(latent_channels))
+        self.combine = nn.Sequential(
+            _conv(latent_channels + action_channels, latent_channels), nn.BatchNorm2d(latent_channels)
+        )
         self.block = ConvBlock(latent_channels, latent_channels)
 
     def forward(self, latents: th.Tensor, encoded_actions: th.Tensor) -> th.Tensor:
@@ -143,8 +142,9 @@ class SpatialHeads(HeadOutputs):
         self.squeeze = nn.Conv2d(channels, head_channels * len(output_dims), 1)
         self.hidden = nn.ModuleList(
             nn.Sequential(
-                nn.LayerNorm(head_channels * height * width),
+                nn.BatchNorm2d(head_channels),
                 nn.ReLU(),
+                nn.Flatten(),
                 nn.Linear(head_channels * height * width, hidden_dim),
                 nn.ReLU(),
             )
@@ -166,4 +166,4 @@ class SpatialHeads(HeadOutputs):
         return tuple(self._read(part, index).unflatten(0, x.shape[:-3]) for index, part in enumerate(squeezed))
 
     def _read(self, squeezed: th.Tensor, index: int) -> th.Tensor:
-        return self.outputs[index](self.hidden[index](squeezed.flatten(1)))
+        return self.outputs[index](self.hidden[index](squeezed))
