@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numba as nb
 import numpy as np
 
+from sb3_ezv2.compilation import entry_point, inlined
 from sb3_ezv2.networks.fused import (
     Scratch,
     initial_inference,
@@ -47,7 +48,7 @@ class Nodes(NamedTuple):
     uniform: np.ndarray  # [n_children] float32, zeros: the prior logits of sampled actions
 
 
-@nb.njit(nogil=True)
+@inlined
 def _new_nodes(weights: ModelWeights, n_nodes: int, n: int, rows: int, n_actions: int, n_children: int) -> Nodes:
     latent_dim, action_dim = weights.latent_dim, weights.action_dim
     return Nodes(
@@ -64,7 +65,7 @@ def _new_nodes(weights: ModelWeights, n_nodes: int, n: int, rows: int, n_actions
     )
 
 
-@nb.njit(nogil=True)
+@inlined
 def _evaluate(weights: ModelWeights, nodes: Nodes, scratch: Scratch, node: int, rows: int) -> None:
     """Evaluate ``rows`` new nodes, ``node`` being the number of the first, behind their ``parents`` and ``edges``."""
     n = nodes.latents.shape[1]
@@ -89,7 +90,7 @@ def _evaluate(weights: ModelWeights, nodes: Nodes, scratch: Scratch, node: int, 
     )
 
 
-@nb.njit(nogil=True)
+@inlined
 def _set_candidates(
     nodes: Nodes,
     noise: Noise,
@@ -115,7 +116,7 @@ def _set_candidates(
                 candidates[state, i, d] = nodes.actions[0, state, i, d]
 
 
-@nb.njit(nogil=True)
+@inlined
 def _add_node(
     tree: SearchTree, nodes: Nodes, noise: Noise, first: int, node: int, row: int, n_candidates: int, discount: float
 ) -> None:
@@ -132,7 +133,7 @@ def _add_node(
     add_and_back_up(tree, state, node, nodes.rewards[row], nodes.values[row], logits, n_candidates, discount)
 
 
-@nb.njit(nogil=True)
+@inlined
 def _are_finite(values: np.ndarray, policies: np.ndarray) -> bool:
     """Whether all numbers are finite."""
     finite = True
@@ -143,7 +144,7 @@ def _are_finite(values: np.ndarray, policies: np.ndarray) -> bool:
     return finite
 
 
-@nb.njit(cache=True, nogil=True)
+@entry_point
 def _search_chunk(
     weights: ModelWeights,
     observations: np.ndarray,

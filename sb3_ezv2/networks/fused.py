@@ -8,10 +8,10 @@ where its parameters begin and returns where they end.
 
 from typing import NamedTuple
 
-import numba as nb
 import numpy as np
 
-from sb3_ezv2.exponential import SAFE_FASTMATH, exponential
+from sb3_ezv2.compilation import entry_point, inlined, inlined_arithmetic
+from sb3_ezv2.exponential import exponential
 from sb3_ezv2.networks.action_heads import MAX_ACTION, MEAN_BOUND, MIN_FLATTENED_STD, MIN_STD
 from sb3_ezv2.networks.fused_weights import NORM_EPSILON, ModelWeights
 from sb3_ezv2.supports import EPSILON
@@ -32,7 +32,7 @@ class Scratch(NamedTuple):
     logits: np.ndarray  # [n * number of bins]
 
 
-@nb.njit(nogil=True)
+@inlined
 def new_scratch(weights: ModelWeights, n: int) -> Scratch:
     """Working memory for inferences of up to ``n`` states."""
     return Scratch(
@@ -43,13 +43,13 @@ def new_scratch(weights: ModelWeights, n: int) -> Scratch:
     )
 
 
-@nb.njit(nogil=True)
+@inlined
 def _matrix(buffer: np.ndarray, n: int, width: int) -> np.ndarray:
     """The beginning of a flat buffer as ``[n, width]``."""
     return buffer[: n * width].reshape(n, width)
 
 
-@nb.njit(nogil=True, fastmath=SAFE_FASTMATH)
+@inlined_arithmetic
 def _products(x: np.ndarray, weight: np.ndarray, out: np.ndarray) -> None:
     """``x W^T`` for few rows; of two rows, four outputs at a time, so that what was loaded is used several times."""
     n_inputs, n_outputs = weight.shape[1], weight.shape[0]
@@ -79,7 +79,7 @@ def _products(x: np.ndarray, weight: np.ndarray, out: np.ndarray) -> None:
             out[i, j] = total
 
 
-@nb.njit(nogil=True, fastmath=SAFE_FASTMATH)
+@inlined_arithmetic
 def _apply_linear(flat: np.ndarray, at: int, x: np.ndarray, out: np.ndarray, least: np.float32) -> int:
     """``x W^T + b`` into ``out``, with ``least`` as lower bound: 0 for ReLU, or ``NO_BOUND``."""
     n, n_inputs, n_outputs = x.shape[0], x.shape[1], out.shape[1]
@@ -97,7 +97,7 @@ def _apply_linear(flat: np.ndarray, at: int, x: np.ndarray, out: np.ndarray, lea
     return at + n_outputs
 
 
-@nb.njit(nogil=True, fastmath=SAFE_FASTMATH)
+@inlined_arithmetic
 def _apply_norm(flat: np.ndarray, at: int, x: np.ndarray, out: np.ndarray, least: np.float32) -> int:
     """LayerNorm of every row into ``out`` (which may be ``x``), with ``least`` as lower bound."""
     n = x.shape[1]
@@ -119,7 +119,7 @@ def _apply_norm(flat: np.ndarray, at: int, x: np.ndarray, out: np.ndarray, least
     return at + 2 * n
 
 
-@nb.njit(nogil=True, fastmath=SAFE_FASTMATH)
+@inlined_arithmetic
 def _decode(logits: np.ndarray, bound: float, scale: float, out: np.ndarray) -> None:
     """``scale * decompress(E[support])`` of every row; see :mod:`sb3_ezv2.supports`."""
     n_bins = logits.shape[1]
@@ -139,7 +139,7 @@ def _decode(logits: np.ndarray, bound: float, scale: float, out: np.ndarray) -> 
         out[i] = scale * np.sign(y) * u_minus_1 * (u_minus_1 + 2.0)
 
 
-@nb.njit(nogil=True, fastmath=SAFE_FASTMATH)
+@inlined
 def _finish(
     weights: ModelWeights,
     at: int,
@@ -173,7 +173,7 @@ def _finish(
             _decode(out, weights.reward_bound, weights.reward_scale, rewards)
 
 
-@nb.njit(cache=True, nogil=True)
+@entry_point
 def initial_inference(
     weights: ModelWeights,
     observations: np.ndarray,
@@ -205,7 +205,7 @@ def initial_inference(
     _finish(weights, at, latents, scratch, values[:0], values, policies)
 
 
-@nb.njit(cache=True, nogil=True)
+@entry_point
 def recurrent_inference(
     weights: ModelWeights,
     latents: np.ndarray,
@@ -248,7 +248,7 @@ def recurrent_inference(
     _finish(weights, at, following, scratch, rewards, values, policies)
 
 
-@nb.njit(nogil=True)
+@inlined
 def _gaussian(outputs: np.ndarray, dimension: int) -> tuple[float, float]:
     """Mean and standard deviation before squashing; see ``ContinuousActionHead.gaussian``."""
     x = outputs[outputs.shape[0] // 2 + dimension] + 1.0
@@ -256,12 +256,12 @@ def _gaussian(outputs: np.ndarray, dimension: int) -> tuple[float, float]:
     return mean, max(x, 0.0) + np.log1p(np.exp(-abs(x))) + MIN_STD
 
 
-@nb.njit(nogil=True)
+@inlined
 def _squash(unsquashed: float) -> float:
     return min(max(np.tanh(unsquashed), -MAX_ACTION), MAX_ACTION)
 
 
-@nb.njit(nogil=True)
+@inlined
 def sample_candidates(
     outputs: np.ndarray, noise: np.ndarray, n_policy_candidates: int, flatten_factor: float, actions: np.ndarray
 ) -> None:
@@ -285,7 +285,7 @@ def sample_candidates(
             actions[c, d] = _squash(mean + spread * noise[c, d])
 
 
-@nb.njit(nogil=True)
+@inlined
 def sample_children(outputs: np.ndarray, noise: np.ndarray, actions: np.ndarray) -> None:
     """Actions at a node below the root; see ``ContinuousActionHead.children``.
 

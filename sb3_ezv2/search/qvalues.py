@@ -4,14 +4,14 @@ Sources: Gumbel MuZero (Danihelka et al. 2022), appendix D and equation 8; Effic
 normalised by the smallest and largest edge value seen anywhere in the tree of that root (mctx does it per node).
 """
 
-import numba as nb
 import numpy as np
 
+from sb3_ezv2.compilation import inlined
 from sb3_ezv2.exponential import exponential
 from sb3_ezv2.search.tree import LARGEST, SMALLEST, SearchTree
 
 
-@nb.njit(nogil=True)
+@inlined
 def mixed_value(tree: SearchTree, root: int, node: int, first_edge: int, n_edges: int, total_visits: int) -> float:
     """What unvisited actions of a node count: ``(v_net + n * mean) / (1 + n)``.
 
@@ -36,7 +36,7 @@ def mixed_value(tree: SearchTree, root: int, node: int, first_edge: int, n_edges
     return (tree.network_values[root, node] + total_visits * weighted_q / weight) / (1.0 + total_visits)
 
 
-@nb.njit(nogil=True)
+@inlined
 def sigma(q: float, totals: np.ndarray, most_visits: int, constants: tuple) -> float:
     """``(c_visit + most visits) * c_scale * normalised q``, with q normalised to [0, 1].
 
@@ -49,7 +49,7 @@ def sigma(q: float, totals: np.ndarray, most_visits: int, constants: tuple) -> f
     return (constants[1] + most_visits) * constants[2] * min(max((q - totals[SMALLEST]) / spread, 0.0), 1.0)
 
 
-@nb.njit(nogil=True)
+@inlined
 def transformed_scores(
     tree: SearchTree,
     root: int,

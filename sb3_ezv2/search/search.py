@@ -7,6 +7,7 @@ that the caller sampled, so identical inputs give identical trees.
 import numba as nb
 import numpy as np
 
+from sb3_ezv2.compilation import ENTRY_POINT, entry_point
 from sb3_ezv2.exponential import exponential
 from sb3_ezv2.search.qvalues import transformed_scores
 from sb3_ezv2.search.selection import best_of_visits, select
@@ -30,12 +31,12 @@ def _advance(tree, node, expansion, parents, edges, visits, n_candidates, consta
                 parents[root], edges[root] = select(tree, root, node, visits, n_children, constants, scores)
 
 
-_ADVANCE = {parallel: nb.njit(cache=True, nogil=True, parallel=parallel)(_advance) for parallel in (False, True)}
+_ADVANCE = {parallel: nb.njit(**ENTRY_POINT, parallel=parallel)(_advance) for parallel in (False, True)}
 """Add node number ``node`` to every root and back it up, then select where the next one goes (unless ``visits`` is
 ``NO_MORE``): one pass over the trees per simulation."""
 
 
-@nb.njit(cache=True, nogil=True)
+@entry_point
 def read_roots(tree: SearchTree, constants: tuple, result: SearchResult) -> None:
     """Fill ``result`` with what the search says of every root."""
     n_roots, n_candidates = tree.preferences.shape

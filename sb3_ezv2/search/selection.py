@@ -1,14 +1,14 @@
 """Which action a simulation follows: at the root, and below it."""
 
-import numba as nb
 import numpy as np
 
+from sb3_ezv2.compilation import inlined
 from sb3_ezv2.exponential import exponential
 from sb3_ezv2.search.qvalues import sigma, transformed_scores
 from sb3_ezv2.search.tree import SearchTree, edge_offset
 
 
-@nb.njit(nogil=True)
+@inlined
 def best_of_visits(tree: SearchTree, root: int, visits: int, most_visits: int, constants: tuple) -> int:
     """Index of the largest ``noise + logits + sigma(q)`` among the root's candidates with exactly ``visits`` visits.
 
@@ -28,7 +28,7 @@ def best_of_visits(tree: SearchTree, root: int, visits: int, most_visits: int, c
     return best
 
 
-@nb.njit(nogil=True)
+@inlined
 def root_action(tree: SearchTree, root: int, simulation: int, visits: int, constants: tuple) -> int:
     """The candidate that sequential halving follows.
 
@@ -51,7 +51,7 @@ def root_action(tree: SearchTree, root: int, simulation: int, visits: int, const
     return best_of_visits(tree, root, visits, most_visits, constants)
 
 
-@nb.njit(nogil=True)
+@inlined
 def interior_action(
     tree: SearchTree, root: int, node: int, first_edge: int, n_children: int, constants: tuple, scores: np.ndarray
 ) -> int:
@@ -85,7 +85,7 @@ def interior_action(
     return best
 
 
-@nb.njit(nogil=True)
+@inlined
 def select(
     tree: SearchTree,
     root: int,

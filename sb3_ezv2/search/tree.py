@@ -8,8 +8,9 @@ under (node, edge).
 
 from typing import NamedTuple
 
-import numba as nb
 import numpy as np
+
+from sb3_ezv2.compilation import entry_point, inlined
 
 SMALLEST, LARGEST, ROOT_SUM = range(3)
 """Columns of ``SearchTree.totals``."""
@@ -32,7 +33,7 @@ class SearchTree(NamedTuple):
     totals: np.ndarray  # [n_roots, 3] float64: smallest and largest edge value seen, sum of the root's estimates
 
 
-@nb.njit(nogil=True)
+@inlined
 def new_tree(n_roots: int, n_simulations: int, n_candidates: int, n_children: int) -> SearchTree:
     """Allocate trees whose rows :func:`plant` fills.
 
@@ -59,7 +60,7 @@ def new_tree(n_roots: int, n_simulations: int, n_candidates: int, n_children: in
     )
 
 
-@nb.njit(cache=True, nogil=True)
+@entry_point
 def plant(
     tree: SearchTree, values: np.ndarray, prior_logits: np.ndarray, gumbel: np.ndarray, low: float, high: float
 ) -> None:
@@ -93,13 +94,13 @@ def plant(
         tree.totals[root, ROOT_SUM] = values[root]
 
 
-@nb.njit(nogil=True)
+@inlined
 def edge_offset(node: int, n_candidates: int, n_children: int) -> int:
     """Index of the first edge of ``node`` among the edges of its root."""
     return 0 if node == 0 else n_candidates + (node - 1) * n_children
 
 
-@nb.njit(nogil=True)
+@inlined
 def add_and_back_up(
     tree: SearchTree,
     root: int,
