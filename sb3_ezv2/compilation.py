@@ -14,16 +14,17 @@ import numba as nb
 SAFE_FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
 """What the compiler may rearrange: sums and products, but NaN and infinity stay what they are."""
 
-ENTRY_POINT: dict[str, Any] = {"cache": True, "nogil": True, "inline": "always"}
+_ALWAYS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}  # no check of every division for a zero
+ENTRY_POINT: dict[str, Any] = {**_ALWAYS, "cache": True, "inline": "always"}
 """Options of functions that Python calls."""
 
 entry_point = nb.njit(**ENTRY_POINT)
 """Decorator of functions that Python calls; in compiled functions that call them they are inlined."""
 
-inlined = nb.njit(nogil=True, inline="always")
+inlined = nb.njit(**_ALWAYS, inline="always")
 """Decorator of functions that become part of those that call them before anything is compiled. Python can call them
 too, but what it compiles for that is not cached."""
 
-inlined_arithmetic = nb.njit(nogil=True, forceinline=True, fastmath=SAFE_FASTMATH)
+inlined_arithmetic = nb.njit(**_ALWAYS, forceinline=True, fastmath=SAFE_FASTMATH)
 """Decorator of the functions whose sums may be rearranged. They are compiled, then inlined: the permission belongs to
 their instructions."""

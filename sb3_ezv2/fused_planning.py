@@ -13,9 +13,8 @@ import numpy as np
 
 from sb3_ezv2.compilation import entry_point, inlined
 from sb3_ezv2.networks.fused import (
-    Scratch,
+    block,
     initial_inference,
-    new_scratch,
     recurrent_inference,
     sample_candidates,
     sample_children,
@@ -40,97 +39,100 @@ class Nodes(NamedTuple):
     actions: np.ndarray  # [n_nodes, n, max(n_candidates, n_children), action_dim] float32, empty if discrete
     parents: np.ndarray  # [rows] int64
     edges: np.ndarray  # [rows] int64
-    rewards: np.ndarray  # [rows] float32
-    values: np.ndarray  # [rows] float32
-    policies: np.ndarray  # [rows, policy outputs] float32
-    parent_latents: np.ndarray  # [rows, latent_dim] float32
-    encoded: np.ndarray  # [rows, action_dim] float32
     uniform: np.ndarray  # [n_children] float32, zeros: the prior logits of sampled actions
 
 
 @inlined
 def _new_nodes(weights: ModelWeights, n_nodes: int, n: int, rows: int, n_actions: int, n_children: int) -> Nodes:
-    latent_dim, action_dim = weights.latent_dim, weights.action_dim
     return Nodes(
-        np.empty((n_nodes, n, latent_dim), np.float32),
-        np.empty((n_nodes if n_actions > 0 else 0, n, n_actions, action_dim), np.float32),
+        np.empty((n_nodes, n, weights.latents.width), np.float32),
+        np.empty((n_nodes if n_actions > 0 else 0, n, n_actions, weights.actions.width), np.float32),
         np.empty(rows, np.int64),
         np.empty(rows, np.int64),
-        np.empty(rows, np.float32),
-        np.empty(rows, np.float32),
-        np.empty((rows, weights.n_policy_outputs), np.float32),
-        np.empty((rows, latent_dim), np.float32),
-        np.empty((rows, action_dim), np.float32),
         np.zeros(n_children, np.float32),
     )
 
 
 @inlined
-def _evaluate(weights: ModelWeights, nodes: Nodes, scratch: Scratch, node: int, rows: int) -> None:
+def _keep_latents(nodes: Nodes, latents: np.ndarray, node: int) -> None:
+    """Latent states ``[rows, latent_dim]`` of new nodes, ``node`` being the number of the first."""
+    n = nodes.latents.shape[1]
+    for row in range(latents.shape[0]):
+        for i in range(latents.shape[1]):
+            nodes.latents[node + row // n, row % n, i] = latents[row, i]
+
+
+@inlined
+def _evaluate(weights: ModelWeights, nodes: Nodes, memory: np.ndarray, node: int, rows: int) -> None:
     """Evaluate ``rows`` new nodes, ``node`` being the number of the first, behind their ``parents`` and ``edges``."""
     n = nodes.latents.shape[1]
+    latents, encoded = block(memory, rows, weights.latents), block(memory, rows, weights.actions)
     for row in range(rows):
         state, parent, edge = row % n, nodes.parents[row], nodes.edges[row]
-        for i in range(weights.latent_dim):
-            nodes.parent_latents[row, i] = nodes.latents[parent, state, i]
-        for i in range(weights.action_dim):
+        for i in range(latents.shape[1]):
+            latents[row, i] = nodes.latents[parent, state, i]
+        for i in range(encoded.shape[1]):
             if nodes.actions.shape[0] > 0:
-                nodes.encoded[row, i] = nodes.actions[parent, state, edge, i]
+                encoded[row, i] = nodes.actions[parent, state, edge, i]
             else:
-                nodes.encoded[row, i] = np.float32(i == edge)
-    recurrent_inference(
-        weights,
-        nodes.parent_latents[:rows],
-        nodes.encoded[:rows],
-        scratch,
-        nodes.latents[node : node + rows // n].reshape(rows, nodes.latents.shape[2]),
-        nodes.rewards[:rows],
-        nodes.values[:rows],
-        nodes.policies[:rows],
-    )
+                encoded[row, i] = np.float32(i == edge)
+    recurrent_inference(weights, rows, memory)
+    _keep_latents(nodes, latents, node)
 
 
 @inlined
 def _set_candidates(
     nodes: Nodes,
+    policies: np.ndarray,
     noise: Noise,
     sampling: tuple,
     first: int,
-    state: int,
     gumbel: np.ndarray,
     logits: np.ndarray,
     candidates: np.ndarray,
 ) -> None:
-    """Noise and prior logits of the candidates of one state; where actions are continuous, sample them too."""
-    policy = nodes.policies[state]
-    for i in range(gumbel.shape[1]):
-        gumbel[state, i] = noise.gumbel[min(first + state, noise.gumbel.shape[0] - 1), i]
-    if nodes.actions.shape[0] == 0:
-        for i in range(policy.shape[0]):
-            logits[state, i] = policy[i]
-    else:
-        row = noise.candidates[min(first + state, noise.candidates.shape[0] - 1)]
-        sample_candidates(policy, row, sampling[0], sampling[1], nodes.actions[0, state])
+    """Noise and prior logits of every state's candidates; where actions are continuous, sample them too."""
+    for state in range(policies.shape[0]):
         for i in range(gumbel.shape[1]):
-            for d in range(candidates.shape[2]):
-                candidates[state, i, d] = nodes.actions[0, state, i, d]
+            gumbel[state, i] = noise.gumbel[min(first + state, noise.gumbel.shape[0] - 1), i]
+        if nodes.actions.shape[0] == 0:
+            for i in range(policies.shape[1]):
+                logits[state, i] = policies[state, i]
+        else:
+            row = noise.candidates[min(first + state, noise.candidates.shape[0] - 1)]
+            sample_candidates(policies[state], row, sampling[0], sampling[1], candidates[state])
+            for i in range(candidates.shape[1]):
+                for d in range(candidates.shape[2]):
+                    nodes.actions[0, state, i, d] = candidates[state, i, d]
 
 
 @inlined
-def _add_node(
-    tree: SearchTree, nodes: Nodes, noise: Noise, first: int, node: int, row: int, n_candidates: int, discount: float
+def _add_nodes(
+    weights: ModelWeights,
+    tree: SearchTree,
+    nodes: Nodes,
+    memory: np.ndarray,
+    noise: Noise,
+    first: int,
+    node: int,
+    rows: int,
+    discount: float,
 ) -> None:
-    """Add the evaluated ``row`` to its tree as number ``node``; where actions are continuous, sample its own."""
-    state = row % nodes.latents.shape[1]
-    logits = nodes.policies[row]
-    if nodes.actions.shape[0] > 0:
-        logits = nodes.uniform
-        noise_row = min(first + state, noise.children.shape[1] - 1)
-        sample_children(nodes.policies[row], noise.children[node - 1, noise_row], nodes.actions[node, state])
-    if nodes.parents[row] == 0:
-        # Several paths of length one may have been selected since.
-        tree.paths[state, 0] = nodes.edges[row]
-    add_and_back_up(tree, state, node, nodes.rewards[row], nodes.values[row], logits, n_candidates, discount)
+    """Add the evaluated nodes to their trees, from number ``node``; where actions are continuous, sample theirs."""
+    n, n_candidates = nodes.latents.shape[1], tree.preferences.shape[1]
+    rewards, values = block(memory, rows, weights.rewards), block(memory, rows, weights.values)
+    policies = block(memory, rows, weights.policies)
+    for row in range(rows):
+        state, number = row % n, node + row // n
+        logits = policies[row]
+        if nodes.actions.shape[0] > 0:
+            logits = nodes.uniform
+            noise_row = noise.children[number - 1, min(first + state, noise.children.shape[1] - 1)]
+            sample_children(policies[row], noise_row, nodes.actions[number, state])
+        if nodes.parents[row] == 0:
+            # Several paths of length one may have been selected since.
+            tree.paths[state, 0] = nodes.edges[row]
+        add_and_back_up(tree, state, number, rewards[row, 0], values[row, 0], logits, n_candidates, discount)
 
 
 @inlined
@@ -138,7 +140,7 @@ def _are_finite(values: np.ndarray, policies: np.ndarray) -> bool:
     """Whether all numbers are finite."""
     finite = True
     for row in range(policies.shape[0]):
-        finite = finite and np.isfinite(values[row])
+        finite = finite and np.isfinite(values[row, 0])
         for i in range(policies.shape[1]):
             finite = finite and np.isfinite(policies[row, i])
     return finite
@@ -166,17 +168,17 @@ def _search_chunk(
     together = min(max(CHUNK // n, 1), n_first)
     n_actions = max(n_candidates, n_children) if candidates.shape[2] > 0 else 0
     nodes = _new_nodes(weights, n_simulations + 1, n, together * n, n_actions, n_children)
-    scratch = new_scratch(weights, together * n)
-    values, policies = nodes.values[:n], nodes.policies[:n]
-    initial_inference(weights, observations, scratch, nodes.latents[0], values, policies)
+    memory = np.empty(together * n * weights.width, np.float32)
+    initial_inference(weights, observations, memory)
+    values, policies = block(memory, n, weights.values), block(memory, n, weights.policies)
     if not _are_finite(values, policies):
         return False
+    _keep_latents(nodes, block(memory, n, weights.latents), 0)
     gumbel = np.empty((n, n_candidates), np.float32)
     logits = np.zeros((n, n_candidates), np.float32)
-    for state in range(n):
-        _set_candidates(nodes, noise, sampling, first, state, gumbel, logits, candidates)
+    _set_candidates(nodes, policies, noise, sampling, first, gumbel, logits, candidates)
     tree = new_tree(n, n_simulations, n_candidates, n_children)
-    plant(tree, values, logits, gumbel, np.inf, -np.inf)
+    plant(tree, values[:, 0], logits, gumbel, np.inf, -np.inf)
 
     scores = np.empty(n_children, np.float64)
     n_batches = (n_first + together - 1) // together
@@ -190,9 +192,8 @@ def _search_chunk(
             nodes.parents[row], nodes.edges[row] = select(
                 tree, row % n, simulation, schedule[simulation], n_children, constants, scores
             )
-        _evaluate(weights, nodes, scratch, node, rows)
-        for row in range(rows):
-            _add_node(tree, nodes, noise, first, node + row // n, row, n_candidates, constants[0])
+        _evaluate(weights, nodes, memory, node, rows)
+        _add_nodes(weights, tree, nodes, memory, noise, first, node, rows, constants[0])
     read_roots(tree, constants, result)
     return True
 

@@ -1,55 +1,37 @@
 """The vector model in numba, for the CPU: what torch computes, without its overhead per operation.
 
 A search makes one model call per simulation, and for few roots most of a call in torch is overhead. Here every
-inference is a compiled function that writes into arrays which its caller allocated once. The parameters come as one
-flat array (see :mod:`sb3_ezv2.networks.fused_weights`) that the layers read from the front to the back: each is told
-where its parameters begin and returns where they end.
+inference follows a table of layers (see :mod:`sb3_ezv2.networks.fused_weights`) in memory that the caller allocated
+once. A loop over a table, instead of a call per layer, means that every kind of layer is compiled once.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 
 from sb3_ezv2.compilation import entry_point, inlined, inlined_arithmetic
 from sb3_ezv2.exponential import exponential
 from sb3_ezv2.networks.action_heads import MAX_ACTION, MEAN_BOUND, MIN_FLATTENED_STD, MIN_STD
-from sb3_ezv2.networks.fused_weights import NORM_EPSILON, ModelWeights
+from sb3_ezv2.networks.fused_weights import ADD, JOIN, LINEAR, NORM, NORM_EPSILON, RELU, TANH, Block, ModelWeights
 from sb3_ezv2.supports import EPSILON
 
 BLAS_ROWS = 32
 """From this many rows on a product of matrices is the work of BLAS; below, preparing it costs more than it saves."""
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 NO_BOUND = np.float32(-np.inf)
-VALUE_HEAD, POLICY_HEAD = 0, 1  # in this order, then the reward head
-
-
-class Scratch(NamedTuple):
-    """Working memory of the inferences of at most ``n`` states, all float32."""
-
-    inputs: np.ndarray  # [n * (latent_dim + embedding_dim) or observation_dim]
-    normed: np.ndarray  # [n * latent_dim]
-    wide: np.ndarray  # [n * hidden_dim or embedding_dim]
-    logits: np.ndarray  # [n * number of bins]
 
 
 @inlined
-def new_scratch(weights: ModelWeights, n: int) -> Scratch:
-    """Working memory for inferences of up to ``n`` states."""
-    return Scratch(
-        np.empty(n * max(weights.latent_dim + weights.embedding_dim, weights.observation_dim), np.float32),
-        np.empty(n * weights.latent_dim, np.float32),
-        np.empty(n * max(weights.hidden_dim, weights.embedding_dim), np.float32),
-        np.empty(n * max(weights.n_reward_bins, weights.n_value_bins), np.float32),
-    )
+def block(memory: np.ndarray, n: int, part: Block) -> np.ndarray:
+    """A part of the working memory of ``n`` states.
+
+    :param memory: flat, at least ``n * weights.width`` numbers
+    :param n: number of states
+    :param part: which one
+    :return: a view ``[n, part.width]``
+    """
+    return memory[n * part.begin : n * (part.begin + part.width)].reshape(n, part.width)
 
 
 @inlined
-def _matrix(buffer: np.ndarray, n: int, width: int) -> np.ndarray:
-    """The beginning of a flat buffer as ``[n, width]``."""
-    return buffer[: n * width].reshape(n, width)
-
-
-@inlined_arithmetic
 def _products(x: np.ndarray, weight: np.ndarray, out: np.ndarray) -> None:
     """``x W^T`` for few rows; of two rows, four outputs at a time, so that what was loaded is used several times."""
     n_inputs, n_outputs = weight.shape[1], weight.shape[0]
@@ -79,47 +61,51 @@ def _products(x: np.ndarray, weight: np.ndarray, out: np.ndarray) -> None:
             out[i, j] = total
 
 
-@inlined_arithmetic
-def _apply_linear(flat: np.ndarray, at: int, x: np.ndarray, out: np.ndarray, least: np.float32) -> int:
-    """``x W^T + b`` into ``out``, with ``least`` as lower bound: 0 for ReLU, or ``NO_BOUND``."""
+@inlined
+def _apply_linear(flat: np.ndarray, at: int, x: np.ndarray, products: np.ndarray, out: np.ndarray, form: int) -> None:
+    """``x W^T + b``; ``products`` is working memory, and must not be ``out`` if the result is added to it."""
     n, n_inputs, n_outputs = x.shape[0], x.shape[1], out.shape[1]
     weight = flat[at : at + n_outputs * n_inputs].reshape(n_outputs, n_inputs)
     at += n_outputs * n_inputs
     if n >= BLAS_ROWS:
-        np.dot(x, weight.T, out)
+        np.dot(x, weight.T, products)
     else:
-        _products(x, weight, out)
+        _products(x, weight, products)
+    least = ZERO if form == RELU else NO_BOUND
     for i in range(n):
-        row = out[i]
-        for j in range(n_outputs):
-            y = row[j] + flat[at + j]
-            row[j] = least if y < least else y  # NaN stays NaN
-    return at + n_outputs
+        if form == ADD:
+            for j in range(n_outputs):
+                out[i, j] += products[i, j] + flat[at + j]
+        else:
+            for j in range(n_outputs):
+                y = products[i, j] + flat[at + j]
+                out[i, j] = least if y < least else y  # NaN stays NaN
+        if form == TANH:
+            for j in range(n_outputs):
+                out[i, j] = np.tanh(out[i, j])
 
 
-@inlined_arithmetic
-def _apply_norm(flat: np.ndarray, at: int, x: np.ndarray, out: np.ndarray, least: np.float32) -> int:
-    """LayerNorm of every row into ``out`` (which may be ``x``), with ``least`` as lower bound."""
+@inlined
+def _apply_norm(flat: np.ndarray, at: int, x: np.ndarray, out: np.ndarray, form: int) -> None:
+    """LayerNorm of every row into ``out``, which may be ``x``."""
     n = x.shape[1]
-    weight, bias = flat[at : at + n], flat[at + n : at + 2 * n]
     share = ONE / np.float32(n)
+    least = ZERO if form == RELU else NO_BOUND
     for i in range(x.shape[0]):
-        row, result = x[i], out[i]
         mean = ZERO
         for j in range(n):
-            mean += row[j]
+            mean += x[i, j]
         mean *= share
         variance = ZERO
         for j in range(n):
-            variance += (row[j] - mean) * (row[j] - mean)
+            variance += (x[i, j] - mean) * (x[i, j] - mean)
         factor = ONE / np.sqrt(variance * share + np.float32(NORM_EPSILON))
         for j in range(n):
-            y = (row[j] - mean) * factor * weight[j] + bias[j]
-            result[j] = least if y < least else y
-    return at + 2 * n
+            y = (x[i, j] - mean) * factor * flat[at + j] + flat[at + n + j]
+            out[i, j] = least if y < least else y
 
 
-@inlined_arithmetic
+@inlined
 def _decode(logits: np.ndarray, bound: float, scale: float, out: np.ndarray) -> None:
     """``scale * decompress(E[support])`` of every row; see :mod:`sb3_ezv2.supports`."""
     n_bins = logits.shape[1]
@@ -136,116 +122,60 @@ def _decode(logits: np.ndarray, bound: float, scale: float, out: np.ndarray) -> 
         y = bound * (2.0 * weighted / (total * (n_bins - 1)) - 1.0)
         root = np.sqrt(1.0 + 4.0 * EPSILON * (1.0 + EPSILON + abs(y)))
         u_minus_1 = 2.0 * abs(y) / (root + (1.0 + 2.0 * EPSILON))
-        out[i] = scale * np.sign(y) * u_minus_1 * (u_minus_1 + 2.0)
+        size = scale * u_minus_1 * (u_minus_1 + 2.0)
+        out[i, 0] = -size if y < 0.0 else size
 
 
-@inlined
-def _finish(
-    weights: ModelWeights,
-    at: int,
-    latents: np.ndarray,
-    scratch: Scratch,
-    rewards: np.ndarray,
-    values: np.ndarray,
-    policies: np.ndarray,
-) -> None:
-    """Residual blocks on ``latents`` in place, then what the heads say; no rewards if their array is empty."""
-    flat, n, dim = weights.flat, latents.shape[0], weights.latent_dim
-    normed, hidden = _matrix(scratch.normed, n, dim), _matrix(scratch.wide, n, weights.hidden_dim)
-    for _ in range(weights.n_blocks):
-        at = _apply_norm(flat, at, latents, normed, NO_BOUND)
-        at = _apply_linear(flat, at, normed, hidden, ZERO)
-        at = _apply_linear(flat, at, hidden, normed, NO_BOUND)
-        for i in range(n):
-            for j in range(dim):
-                latents[i, j] += normed[i, j]
-    at = _apply_norm(flat, weights.heads, latents, normed, NO_BOUND)
-    for head in range(3 if rewards.shape[0] > 0 else 2):
-        out = policies
-        if head != POLICY_HEAD:
-            n_bins = weights.n_value_bins if head == VALUE_HEAD else weights.n_reward_bins
-            out = _matrix(scratch.logits, n, n_bins)
-        at = _apply_linear(flat, at, normed, hidden, ZERO)
-        at = _apply_linear(flat, at, hidden, out, NO_BOUND)
-        if head == VALUE_HEAD:
-            _decode(out, weights.value_bound, weights.reward_scale, values)
-        elif head != POLICY_HEAD:
-            _decode(out, weights.reward_bound, weights.reward_scale, rewards)
+@inlined_arithmetic
+def _run(flat: np.ndarray, layers: np.ndarray, memory: np.ndarray, n: int) -> None:
+    """Compute a table of layers for ``n`` states, all blocks being in ``memory``."""
+    for index in range(layers.shape[0]):
+        layer = layers[index]
+        kind, form, at = layer[0], layer[5], layer[6]
+        x, out = block(memory, n, Block(layer[1], layer[2])), block(memory, n, Block(layer[3], layer[4]))
+        if kind == LINEAR:
+            products = block(memory, n, Block(0 if form == ADD else layer[3], layer[4]))
+            _apply_linear(flat, at, x, products, out, form)
+        elif kind == NORM:
+            _apply_norm(flat, at, x, out, form)
+        elif kind == JOIN:
+            for i in range(n):
+                for j in range(x.shape[1]):
+                    out[i, at + j] = x[i, j]
+        else:
+            _decode(x, np.float64(flat[at]), np.float64(flat[at + 1]), out)
 
 
 @entry_point
-def initial_inference(
-    weights: ModelWeights,
-    observations: np.ndarray,
-    scratch: Scratch,
-    latents: np.ndarray,
-    values: np.ndarray,
-    policies: np.ndarray,
-) -> None:
+def initial_inference(weights: ModelWeights, observations: np.ndarray, memory: np.ndarray) -> None:
     """Latent states, values and policy outputs of real observations.
 
     :param weights: from :func:`~sb3_ezv2.networks.fused_weights.model_weights`
     :param observations: flattened ``[n, observation_dim]`` float32
-    :param scratch: for at least ``n`` states
-    :param latents: filled with ``[n, latent_dim]``
-    :param values: filled with ``[n]``
-    :param policies: filled with ``[n, policy outputs]``
+    :param memory: working memory ``[>= n * weights.width]`` float32; its blocks ``latents``, ``values`` and
+        ``policies`` are filled, see :func:`block`
     """
     n, dim = observations.shape
     mean, std = weights.flat[:dim], weights.flat[dim : 2 * dim]
-    normalised = _matrix(scratch.inputs, n, dim)
+    normalised = block(memory, n, weights.observations)
     for i in range(n):
         for j in range(dim):
             x = (observations[i, j] - mean[j]) / std[j]
-            normalised[i, j] = np.sign(x) * np.log1p(abs(x))
-    at = _apply_linear(weights.flat, 2 * dim, normalised, latents, NO_BOUND)
-    for i in range(n):
-        for j in range(weights.latent_dim):
-            latents[i, j] = np.tanh(latents[i, j])
-    _finish(weights, at, latents, scratch, values[:0], values, policies)
+            size = np.log1p(abs(x))
+            normalised[i, j] = -size if x < ZERO else size
+    _run(weights.flat, weights.initial, memory, n)
 
 
 @entry_point
-def recurrent_inference(
-    weights: ModelWeights,
-    latents: np.ndarray,
-    encoded_actions: np.ndarray,
-    scratch: Scratch,
-    following: np.ndarray,
-    rewards: np.ndarray,
-    values: np.ndarray,
-    policies: np.ndarray,
-) -> None:
-    """Next latent states, rewards, values and policy outputs; the arithmetic of ``EfficientZeroModel``.
+def recurrent_inference(weights: ModelWeights, n: int, memory: np.ndarray) -> None:
+    """Next latent states, rewards, values and policies; the arithmetic of ``EfficientZeroModel``.
 
     :param weights: from :func:`~sb3_ezv2.networks.fused_weights.model_weights`
-    :param latents: ``[n, latent_dim]`` float32
-    :param encoded_actions: ``[n, action_dim]`` float32, one-hot if discrete
-    :param scratch: for at least ``n`` states
-    :param following: filled with the next latent states ``[n, latent_dim]``
-    :param rewards: filled with ``[n]``
-    :param values: filled with ``[n]``
-    :param policies: filled with ``[n, policy outputs]``
+    :param n: number of states
+    :param memory: working memory ``[>= n * weights.width]`` float32 whose blocks ``latents`` and ``actions`` (one-hot
+        if discrete) were filled; ``latents`` become the next ones, ``rewards``, ``values`` and ``policies`` are filled
     """
-    n, dim = latents.shape
-    flat = weights.flat
-    embedded = _matrix(scratch.wide, n, weights.embedding_dim)
-    at = _apply_linear(flat, weights.dynamics, encoded_actions, embedded, NO_BOUND)
-    at = _apply_norm(flat, at, embedded, embedded, ZERO)
-    joint = _matrix(scratch.inputs, n, dim + weights.embedding_dim)
-    for i in range(n):
-        for j in range(dim):
-            joint[i, j] = latents[i, j]
-        for j in range(weights.embedding_dim):
-            joint[i, dim + j] = embedded[i, j]
-    at = _apply_norm(flat, at, joint, joint, NO_BOUND)
-    wide = _matrix(scratch.wide, n, weights.hidden_dim)
-    at = _apply_linear(flat, at, joint, wide, ZERO)
-    at = _apply_linear(flat, at, wide, following, NO_BOUND)
-    for i in range(n):
-        for j in range(dim):
-            following[i, j] += latents[i, j]
-    _finish(weights, at, following, scratch, rewards, values, policies)
+    _run(weights.flat, weights.recurrent, memory, n)
 
 
 @inlined
