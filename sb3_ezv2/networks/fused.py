@@ -7,10 +7,10 @@ once. A loop over a table, instead of a call per layer, means that every kind of
 
 import numpy as np
 
-from sb3_ezv2.compilation import entry_point, inlined, inlined_arithmetic
+from sb3_ezv2.compilation import inlined, inlined_arithmetic
 from sb3_ezv2.exponential import exponential
 from sb3_ezv2.networks.action_heads import MAX_ACTION, MEAN_BOUND, MIN_FLATTENED_STD, MIN_STD
-from sb3_ezv2.networks.fused_weights import ADD, JOIN, LINEAR, NORM, NORM_EPSILON, RELU, TANH, Block, ModelWeights
+from sb3_ezv2.networks.fused_weights import ADD, DECODE, LINEAR, NORM, NORM_EPSILON, RELU, TANH, Block, ModelWeights
 from sb3_ezv2.supports import EPSILON
 
 BLAS_ROWS = 32
@@ -32,14 +32,18 @@ def block(memory: np.ndarray, n: int, part: Block) -> np.ndarray:
 
 
 @inlined
-def _products(x: np.ndarray, weight: np.ndarray, out: np.ndarray) -> None:
-    """``x W^T`` for few rows; of two rows, four outputs at a time, so that what was loaded is used several times."""
-    n_inputs, n_outputs = weight.shape[1], weight.shape[0]
-    n_paired, n_grouped = x.shape[0] - x.shape[0] % 2, n_outputs - n_outputs % 4
+def _products(x: np.ndarray, weight: np.ndarray, n: int, n_inputs: int, n_outputs: int, out: np.ndarray) -> None:
+    """``x W^T`` for few rows; of two rows, four outputs at a time, so that what was loaded is used several times.
+
+    All arrays are flat: slices cost nothing, unlike ``reshape``.
+    """
+    n_paired, n_grouped = n - n % 2, n_outputs - n_outputs % 4
     for i in range(0, n_paired, 2):
-        a, b = x[i], x[i + 1]
+        a, b = x[i * n_inputs :], x[(i + 1) * n_inputs :]
+        out_a, out_b = out[i * n_outputs :], out[(i + 1) * n_outputs :]
         for j in range(0, n_grouped, 4):
-            w0, w1, w2, w3 = weight[j], weight[j + 1], weight[j + 2], weight[j + 3]
+            w0, w1 = weight[j * n_inputs :], weight[(j + 1) * n_inputs :]
+            w2, w3 = weight[(j + 2) * n_inputs :], weight[(j + 3) * n_inputs :]
             a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = ZERO
             for k in range(n_inputs):
                 a0 += w0[k] * a[k]
@@ -50,67 +54,77 @@ def _products(x: np.ndarray, weight: np.ndarray, out: np.ndarray) -> None:
                 b1 += w1[k] * b[k]
                 b2 += w2[k] * b[k]
                 b3 += w3[k] * b[k]
-            out[i, j], out[i, j + 1], out[i, j + 2], out[i, j + 3] = a0, a1, a2, a3
-            out[i + 1, j], out[i + 1, j + 1], out[i + 1, j + 2], out[i + 1, j + 3] = b0, b1, b2, b3
-    for i in range(x.shape[0]):
-        a = x[i]
+            out_a[j], out_a[j + 1], out_a[j + 2], out_a[j + 3] = a0, a1, a2, a3
+            out_b[j], out_b[j + 1], out_b[j + 2], out_b[j + 3] = b0, b1, b2, b3
+    for i in range(n):
+        a, out_a = x[i * n_inputs :], out[i * n_outputs :]
         for j in range(n_grouped if i < n_paired else 0, n_outputs):
-            w, total = weight[j], ZERO
+            w, total = weight[j * n_inputs :], ZERO
             for k in range(n_inputs):
                 total += w[k] * a[k]
-            out[i, j] = total
+            out_a[j] = total
 
 
 @inlined
-def _apply_linear(flat: np.ndarray, at: int, x: np.ndarray, products: np.ndarray, out: np.ndarray, form: int) -> None:
+def _apply_linear(
+    parameters: np.ndarray,
+    x: np.ndarray,
+    n: int,
+    n_inputs: int,
+    n_outputs: int,
+    form: int,
+    products: np.ndarray,
+    out: np.ndarray,
+) -> None:
     """``x W^T + b``; ``products`` is working memory, and must not be ``out`` if the result is added to it."""
-    n, n_inputs, n_outputs = x.shape[0], x.shape[1], out.shape[1]
-    weight = flat[at : at + n_outputs * n_inputs].reshape(n_outputs, n_inputs)
-    at += n_outputs * n_inputs
+    weight, bias = parameters[: n_outputs * n_inputs], parameters[n_outputs * n_inputs :]
     if n >= BLAS_ROWS:
-        np.dot(x, weight.T, products)
+        matrix = weight.reshape(n_outputs, n_inputs)
+        np.dot(x.reshape(n, n_inputs), matrix.T, products.reshape(n, n_outputs))
     else:
-        _products(x, weight, products)
+        _products(x, weight, n, n_inputs, n_outputs, products)
     least = ZERO if form == RELU else NO_BOUND
     for i in range(n):
+        row, result = products[i * n_outputs :], out[i * n_outputs :]
         if form == ADD:
             for j in range(n_outputs):
-                out[i, j] += products[i, j] + flat[at + j]
+                result[j] += row[j] + bias[j]
         else:
             for j in range(n_outputs):
-                y = products[i, j] + flat[at + j]
-                out[i, j] = least if y < least else y  # NaN stays NaN
+                y = row[j] + bias[j]
+                result[j] = least if y < least else y  # NaN stays NaN
         if form == TANH:
             for j in range(n_outputs):
-                out[i, j] = np.tanh(out[i, j])
+                result[j] = np.tanh(result[j])
 
 
 @inlined
-def _apply_norm(flat: np.ndarray, at: int, x: np.ndarray, out: np.ndarray, form: int) -> None:
+def _apply_norm(parameters: np.ndarray, x: np.ndarray, n: int, dim: int, form: int, out: np.ndarray) -> None:
     """LayerNorm of every row into ``out``, which may be ``x``."""
-    n = x.shape[1]
-    share = ONE / np.float32(n)
+    weight, bias = parameters[:dim], parameters[dim : 2 * dim]
+    share = ONE / np.float32(dim)
     least = ZERO if form == RELU else NO_BOUND
-    for i in range(x.shape[0]):
+    for i in range(n):
+        row, result = x[i * dim :], out[i * dim :]
         mean = ZERO
-        for j in range(n):
-            mean += x[i, j]
+        for j in range(dim):
+            mean += row[j]
         mean *= share
         variance = ZERO
-        for j in range(n):
-            variance += (x[i, j] - mean) * (x[i, j] - mean)
+        for j in range(dim):
+            variance += (row[j] - mean) * (row[j] - mean)
         factor = ONE / np.sqrt(variance * share + np.float32(NORM_EPSILON))
-        for j in range(n):
-            y = (x[i, j] - mean) * factor * flat[at + j] + flat[at + n + j]
-            out[i, j] = least if y < least else y
+        for j in range(dim):
+            y = (row[j] - mean) * factor * weight[j] + bias[j]
+            result[j] = least if y < least else y
 
 
 @inlined
-def _decode(logits: np.ndarray, bound: float, scale: float, out: np.ndarray) -> None:
+def _decode(parameters: np.ndarray, logits: np.ndarray, n: int, n_bins: int, out: np.ndarray) -> None:
     """``scale * decompress(E[support])`` of every row; see :mod:`sb3_ezv2.supports`."""
-    n_bins = logits.shape[1]
-    for i in range(logits.shape[0]):
-        row = logits[i]
+    bound, scale = np.float64(parameters[0]), np.float64(parameters[1])
+    for i in range(n):
+        row = logits[i * n_bins :]
         largest = row[0]
         for j in range(n_bins):
             largest = row[j] if row[j] > largest else largest
@@ -123,37 +137,45 @@ def _decode(logits: np.ndarray, bound: float, scale: float, out: np.ndarray) -> 
         root = np.sqrt(1.0 + 4.0 * EPSILON * (1.0 + EPSILON + abs(y)))
         u_minus_1 = 2.0 * abs(y) / (root + (1.0 + 2.0 * EPSILON))
         size = scale * u_minus_1 * (u_minus_1 + 2.0)
-        out[i, 0] = -size if y < 0.0 else size
+        out[i] = -size if y < 0.0 else size
 
 
 @inlined_arithmetic
-def _run(flat: np.ndarray, layers: np.ndarray, memory: np.ndarray, n: int) -> None:
-    """Compute a table of layers for ``n`` states, all blocks being in ``memory``."""
+def run_layers(flat: np.ndarray, layers: np.ndarray, memory: np.ndarray, n: int) -> None:
+    """Compute a table of layers; the arithmetic of ``EfficientZeroModel``.
+
+    :param flat: of the :class:`~sb3_ezv2.networks.fused_weights.ModelWeights`
+    :param layers: ``weights.initial``, which needs the block ``observations``, or ``weights.recurrent``, which needs
+        the blocks ``latents`` and ``actions`` (one-hot if discrete)
+    :param memory: working memory ``[>= n * weights.width]`` float32; the blocks ``latents``, ``values``, ``policies``
+        and, by ``weights.recurrent``, ``rewards`` are filled
+    :param n: number of states
+    """
     for index in range(layers.shape[0]):
         layer = layers[index]
-        kind, form, at = layer[0], layer[5], layer[6]
-        x, out = block(memory, n, Block(layer[1], layer[2])), block(memory, n, Block(layer[3], layer[4]))
+        kind, source, n_inputs = layer[0], layer[1], layer[2]
+        target, n_outputs, form, at = layer[3], layer[4], layer[5], layer[6]
+        x, out = memory[n * source : n * (source + n_inputs)], memory[n * target : n * (target + n_outputs)]
         if kind == LINEAR:
-            products = block(memory, n, Block(0 if form == ADD else layer[3], layer[4]))
-            _apply_linear(flat, at, x, products, out, form)
+            products = memory[: n * n_outputs] if form == ADD else out
+            _apply_linear(flat[at:], x, n, n_inputs, n_outputs, form, products, out)
         elif kind == NORM:
-            _apply_norm(flat, at, x, out, form)
-        elif kind == JOIN:
+            _apply_norm(flat[at:], x, n, n_inputs, form, out)
+        elif kind == DECODE:
+            _decode(flat[at:], x, n, n_inputs, out)
+        else:  # JOIN
             for i in range(n):
-                for j in range(x.shape[1]):
-                    out[i, at + j] = x[i, j]
-        else:
-            _decode(x, np.float64(flat[at]), np.float64(flat[at + 1]), out)
+                for j in range(n_inputs):
+                    out[i * n_outputs + at + j] = x[i * n_inputs + j]
 
 
-@entry_point
-def initial_inference(weights: ModelWeights, observations: np.ndarray, memory: np.ndarray) -> None:
-    """Latent states, values and policy outputs of real observations.
+@inlined
+def write_observations(weights: ModelWeights, observations: np.ndarray, memory: np.ndarray) -> None:
+    """Normalise real observations for :func:`run_layers`.
 
     :param weights: from :func:`~sb3_ezv2.networks.fused_weights.model_weights`
     :param observations: flattened ``[n, observation_dim]`` float32
-    :param memory: working memory ``[>= n * weights.width]`` float32; its blocks ``latents``, ``values`` and
-        ``policies`` are filled, see :func:`block`
+    :param memory: working memory ``[>= n * weights.width]`` float32, whose block ``observations`` is filled
     """
     n, dim = observations.shape
     mean, std = weights.flat[:dim], weights.flat[dim : 2 * dim]
@@ -163,19 +185,6 @@ def initial_inference(weights: ModelWeights, observations: np.ndarray, memory: n
             x = (observations[i, j] - mean[j]) / std[j]
             size = np.log1p(abs(x))
             normalised[i, j] = -size if x < ZERO else size
-    _run(weights.flat, weights.initial, memory, n)
-
-
-@entry_point
-def recurrent_inference(weights: ModelWeights, n: int, memory: np.ndarray) -> None:
-    """Next latent states, rewards, values and policies; the arithmetic of ``EfficientZeroModel``.
-
-    :param weights: from :func:`~sb3_ezv2.networks.fused_weights.model_weights`
-    :param n: number of states
-    :param memory: working memory ``[>= n * weights.width]`` float32 whose blocks ``latents`` and ``actions`` (one-hot
-        if discrete) were filled; ``latents`` become the next ones, ``rewards``, ``values`` and ``policies`` are filled
-    """
-    _run(weights.flat, weights.recurrent, memory, n)
 
 
 @inlined
