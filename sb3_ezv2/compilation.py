@@ -15,10 +15,8 @@ SAFE_FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
 """What the compiler may rearrange: sums and products, but NaN and infinity stay what they are."""
 
 _ALWAYS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}  # no check of every division for a zero
-ENTRY_POINT: dict[str, Any] = {**_ALWAYS, "cache": True, "inline": "always"}
-"""Options of functions that Python calls."""
 
-entry_point = nb.njit(**ENTRY_POINT)
+entry_point = nb.njit(**_ALWAYS, cache=True, inline="always")
 """Decorator of functions that Python calls; in compiled functions that call them they are inlined."""
 
 inlined = nb.njit(**_ALWAYS, inline="always")

@@ -4,35 +4,38 @@ Everything here is a pure function of its arguments: the random numbers come in 
 that the caller sampled, so identical inputs give identical trees.
 """
 
-import numba as nb
 import numpy as np
 
-from sb3_ezv2.compilation import ENTRY_POINT, entry_point
+from sb3_ezv2.compilation import entry_point
 from sb3_ezv2.exponential import exponential
 from sb3_ezv2.search.qvalues import Constants, normaliser, transformed_scores
 from sb3_ezv2.search.selection import best_of_visits, select
 from sb3_ezv2.search.sequential_halving import considered_visits
 from sb3_ezv2.search.tree import SearchTree, add_and_back_up, new_tree, plant
-from sb3_ezv2.type_aliases import RecurrentFn, SearchResult, SearchRoot, SearchSettings
-
-PARALLEL_ROOTS = 512
-"""From this many roots on the tree work is spread over numba's threads; below, starting them costs more."""
+from sb3_ezv2.type_aliases import Expansion, RecurrentFn, SearchResult, SearchRoot, SearchSettings
 
 
-def _advance(tree, node, expansion, parents, edges, schedule, constants, n_parts):  # type: ignore[no-untyped-def]
-    n_roots, n_children = expansion.prior_logits.shape
-    for part in nb.prange(n_parts):
-        scores = np.empty(n_children, np.float64)
-        for row in range(part * n_roots // n_parts, (part + 1) * n_roots // n_parts):
-            reward, value, prior_logits = expansion.rewards[row], expansion.values[row], expansion.prior_logits[row]
-            add_and_back_up(tree, row, node, reward, value, prior_logits, constants.discount)
-            if node < schedule.shape[0]:
-                parents[row], edges[row] = select(tree, row, node, schedule, n_children, constants, scores)
+@entry_point
+def _advance(
+    tree: SearchTree,
+    node: int,
+    expansion: Expansion,
+    parents: np.ndarray,
+    edges: np.ndarray,
+    schedule: np.ndarray,
+    constants: Constants,
+) -> None:
+    """Add node number ``node`` to every root and back it up, then select where the next one goes, if there is one.
 
-
-_ADVANCE = {parallel: nb.njit(**ENTRY_POINT, parallel=parallel)(_advance) for parallel in (False, True)}
-"""Add node number ``node`` to every root and back it up, then select where the next one goes, if there is one: one pass
-over the trees per simulation."""
+    One pass over the trees per simulation: what was just backed up is still in the processor's cache.
+    """
+    n_children = expansion.prior_logits.shape[1]
+    scores = np.empty(n_children, np.float64)
+    for row in range(parents.shape[0]):
+        reward, value, prior_logits = expansion.rewards[row], expansion.values[row], expansion.prior_logits[row]
+        add_and_back_up(tree, row, node, reward, value, prior_logits, constants.discount)
+        if node < schedule.shape[0]:
+            parents[row], edges[row] = select(tree, row, node, schedule, n_children, constants, scores)
 
 
 @entry_point
@@ -129,12 +132,11 @@ def search(
     tree = new_tree(n_roots, settings.n_simulations, n_candidates, n_children)
     plant(tree, root.values, root.prior_logits, gumbel, *map(float, settings.value_bounds))
 
-    n_parts = nb.get_num_threads() if n_roots >= PARALLEL_ROOTS else 1
     parents, edges = np.zeros(n_roots, np.int64), tree.order[:, 0].astype(np.int64)
     for node in range(1, settings.n_simulations + 1):
         expansion = recurrent_fn(node, parents, edges)
         assert expansion.prior_logits.shape == (n_roots, n_children), expansion.prior_logits.shape
-        _ADVANCE[n_parts > 1](tree, node, expansion, parents, edges, schedule, constants, n_parts)
+        _advance(tree, node, expansion, parents, edges, schedule, constants)
 
     result = new_result(n_roots, n_candidates)
     read_roots(tree, constants, result)
