@@ -4,8 +4,9 @@ A call of the C library per element keeps a loop from being vectorised, and a se
 simulation to read its categorical predictions.
 """
 
-import numba as nb
 import numpy as np
+
+from sb3_ezv2.compilation import inlined_arithmetic
 
 LOG2_E = np.float32(1.4426950408889634)
 SMALLEST_POWER = np.float32(-126.0)
@@ -14,11 +15,8 @@ HALF, ONE = np.float32(0.5), np.float32(1.0)
 C1, C2, C3 = np.float32(0.6931471805599453), np.float32(0.2402265069591007), np.float32(0.05550410866482158)
 C4, C5, C6 = np.float32(0.009618129107628477), np.float32(0.0013333558146428443), np.float32(0.00015403530393381608)
 
-SAFE_FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
-"""What the compiler may rearrange: sums and products, but NaN and infinity stay what they are."""
 
-
-@nb.njit(nogil=True, fastmath=SAFE_FASTMATH)
+@inlined_arithmetic
 def exponential(x: np.float32) -> np.float32:
     """``e^x`` in float32 for ``x <= 80``; below -87 it is about 1e-38.
 

@@ -1,4 +1,4 @@
-"""A whole search in one compiled call, for models on the CPU that compiled functions can read.
+"""A whole search in compiled code, for models on the CPU that compiled functions can read.
 
 The same search as :func:`sb3_ezv2.search.search.search` with the same model, built from the same kernels: what differs
 is that between selection and backup the model is evaluated in place, by :mod:`sb3_ezv2.networks.fused`. States do not
@@ -11,15 +11,16 @@ from typing import NamedTuple
 import numba as nb
 import numpy as np
 
+from sb3_ezv2.compilation import entry_point, inlined
 from sb3_ezv2.networks.fused import (
-    Scratch,
-    initial_inference,
-    new_scratch,
-    recurrent_inference,
+    block,
+    run_layers,
     sample_candidates,
     sample_children,
+    write_observations,
 )
 from sb3_ezv2.networks.fused_weights import ModelWeights
+from sb3_ezv2.search.qvalues import Constants
 from sb3_ezv2.search.search import new_result, read_roots, search_plan
 from sb3_ezv2.search.selection import select
 from sb3_ezv2.search.tree import SearchTree, add_and_back_up, new_tree, plant
@@ -39,160 +40,163 @@ class Nodes(NamedTuple):
     actions: np.ndarray  # [n_nodes, n, max(n_candidates, n_children), action_dim] float32, empty if discrete
     parents: np.ndarray  # [rows] int64
     edges: np.ndarray  # [rows] int64
-    rewards: np.ndarray  # [rows] float32
-    values: np.ndarray  # [rows] float32
-    policies: np.ndarray  # [rows, policy outputs] float32
-    parent_latents: np.ndarray  # [rows, latent_dim] float32
-    encoded: np.ndarray  # [rows, action_dim] float32
-    uniform: np.ndarray  # [n_children] float32, zeros: the prior logits of sampled actions
+    memory: np.ndarray  # [rows * weights.width] float32, working memory of the model
+    uniform: np.ndarray  # [n, n_candidates] float32, zeros: the prior logits of sampled actions
 
 
-@nb.njit(nogil=True)
-def _new_nodes(weights: ModelWeights, n_nodes: int, n: int, rows: int, n_actions: int, n_children: int) -> Nodes:
-    latent_dim, action_dim = weights.latent_dim, weights.action_dim
+def _new_nodes(weights: ModelWeights, n_nodes: int, n: int, rows: int, n_candidates: int, n_children: int) -> Nodes:
     return Nodes(
-        np.empty((n_nodes, n, latent_dim), np.float32),
-        np.empty((n_nodes if n_actions > 0 else 0, n, n_actions, action_dim), np.float32),
-        np.empty(rows, np.int64),
-        np.empty(rows, np.int64),
-        np.empty(rows, np.float32),
-        np.empty(rows, np.float32),
-        np.empty((rows, weights.n_policy_outputs), np.float32),
-        np.empty((rows, latent_dim), np.float32),
-        np.empty((rows, action_dim), np.float32),
-        np.zeros(n_children, np.float32),
+        latents=np.empty((n_nodes, n, weights.latents.width), np.float32),
+        actions=np.empty((n_nodes, n, max(n_candidates, n_children), weights.actions.width), np.float32),
+        parents=np.empty(rows, np.int64),
+        edges=np.empty(rows, np.int64),
+        memory=np.empty(rows * weights.width, np.float32),
+        uniform=np.zeros((n, max(n_candidates, n_children)), np.float32),
     )
 
 
-@nb.njit(nogil=True)
-def _evaluate(weights: ModelWeights, nodes: Nodes, scratch: Scratch, node: int, rows: int) -> None:
-    """Evaluate ``rows`` new nodes, ``node`` being the number of the first, behind their ``parents`` and ``edges``."""
+@inlined
+def _write_parents(weights: ModelWeights, nodes: Nodes, rows: int, continuous: bool) -> None:
+    """Latent states and actions that ``rows`` new nodes follow, for the model."""
     n = nodes.latents.shape[1]
+    latents, encoded = block(nodes.memory, rows, weights.latents), block(nodes.memory, rows, weights.actions)
     for row in range(rows):
         state, parent, edge = row % n, nodes.parents[row], nodes.edges[row]
-        for i in range(weights.latent_dim):
-            nodes.parent_latents[row, i] = nodes.latents[parent, state, i]
-        for i in range(weights.action_dim):
-            if nodes.actions.shape[0] > 0:
-                nodes.encoded[row, i] = nodes.actions[parent, state, edge, i]
+        for i in range(latents.shape[1]):
+            latents[row, i] = nodes.latents[parent, state, i]
+        for i in range(encoded.shape[1]):
+            if continuous:
+                encoded[row, i] = nodes.actions[parent, state, edge, i]
             else:
-                nodes.encoded[row, i] = np.float32(i == edge)
-    recurrent_inference(
-        weights,
-        nodes.parent_latents[:rows],
-        nodes.encoded[:rows],
-        scratch,
-        nodes.latents[node : node + rows // n].reshape(rows, nodes.latents.shape[2]),
-        nodes.rewards[:rows],
-        nodes.values[:rows],
-        nodes.policies[:rows],
-    )
+                encoded[row, i] = np.float32(i == edge)
 
 
-@nb.njit(nogil=True)
-def _set_candidates(
-    nodes: Nodes,
-    noise: Noise,
-    sampling: tuple,
-    first: int,
-    state: int,
-    gumbel: np.ndarray,
-    logits: np.ndarray,
-    candidates: np.ndarray,
-) -> None:
-    """Noise and prior logits of the candidates of one state; where actions are continuous, sample them too."""
-    policy = nodes.policies[state]
-    for i in range(gumbel.shape[1]):
-        gumbel[state, i] = noise.gumbel[min(first + state, noise.gumbel.shape[0] - 1), i]
-    if nodes.actions.shape[0] == 0:
-        for i in range(policy.shape[0]):
-            logits[state, i] = policy[i]
-    else:
-        row = noise.candidates[min(first + state, noise.candidates.shape[0] - 1)]
-        sample_candidates(policy, row, sampling[0], sampling[1], nodes.actions[0, state])
-        for i in range(gumbel.shape[1]):
-            for d in range(candidates.shape[2]):
-                candidates[state, i, d] = nodes.actions[0, state, i, d]
+@inlined
+def _keep_latents(weights: ModelWeights, nodes: Nodes, node: int, rows: int) -> None:
+    """Latent states of ``rows`` new nodes, ``node`` being the number of the first."""
+    n = nodes.latents.shape[1]
+    latents = block(nodes.memory, rows, weights.latents)
+    for row in range(rows):
+        for i in range(latents.shape[1]):
+            nodes.latents[node + row // n, row % n, i] = latents[row, i]
 
 
-@nb.njit(nogil=True)
-def _add_node(
-    tree: SearchTree, nodes: Nodes, noise: Noise, first: int, node: int, row: int, n_candidates: int, discount: float
-) -> None:
-    """Add the evaluated ``row`` to its tree as number ``node``; where actions are continuous, sample its own."""
-    state = row % nodes.latents.shape[1]
-    logits = nodes.policies[row]
-    if nodes.actions.shape[0] > 0:
-        logits = nodes.uniform
-        noise_row = min(first + state, noise.children.shape[1] - 1)
-        sample_children(nodes.policies[row], noise.children[node - 1, noise_row], nodes.actions[node, state])
-    if nodes.parents[row] == 0:
-        # Several paths of length one may have been selected since.
-        tree.paths[state, 0] = nodes.edges[row]
-    add_and_back_up(tree, state, node, nodes.rewards[row], nodes.values[row], logits, n_candidates, discount)
-
-
-@nb.njit(nogil=True)
+@inlined
 def _are_finite(values: np.ndarray, policies: np.ndarray) -> bool:
     """Whether all numbers are finite."""
     finite = True
     for row in range(policies.shape[0]):
-        finite = finite and np.isfinite(values[row])
+        finite = finite and np.isfinite(values[row, 0])
         for i in range(policies.shape[1]):
             finite = finite and np.isfinite(policies[row, i])
     return finite
 
 
-@nb.njit(cache=True, nogil=True)
+@inlined
+def _plant(
+    weights: ModelWeights,
+    tree: SearchTree,
+    nodes: Nodes,
+    noise: Noise,
+    gumbel: np.ndarray,
+    sampling: tuple,
+    first: int,
+    candidates: np.ndarray,
+) -> bool:
+    """Sample the states' candidates, where actions are continuous, and make the states roots of their trees.
+
+    :return: whether values and policies are finite; if not, nothing is done
+    """
+    n = nodes.latents.shape[1]
+    values, policies = block(nodes.memory, n, weights.values), block(nodes.memory, n, weights.policies)
+    finite = _are_finite(values, policies)
+    if finite:
+        logits = policies
+        if candidates.shape[2] > 0:
+            logits = nodes.uniform
+            for state in range(n):
+                row = noise.candidates[min(first + state, noise.candidates.shape[0] - 1)]
+                sample_candidates(policies[state], row, sampling[0], sampling[1], candidates[state])
+                for i in range(candidates.shape[1]):
+                    for d in range(candidates.shape[2]):
+                        nodes.actions[0, state, i, d] = candidates[state, i, d]
+        plant(tree, values[:, 0], logits, gumbel, np.inf, -np.inf)
+    return finite
+
+
+@inlined
+def _add_nodes(
+    weights: ModelWeights,
+    tree: SearchTree,
+    nodes: Nodes,
+    noise: Noise,
+    first: int,
+    node: int,
+    rows: int,
+    continuous: bool,
+    constants: Constants,
+) -> None:
+    """Add the evaluated nodes to their trees, from number ``node``; where actions are continuous, sample theirs."""
+    n = nodes.latents.shape[1]
+    rewards, values = block(nodes.memory, rows, weights.rewards), block(nodes.memory, rows, weights.values)
+    policies = block(nodes.memory, rows, weights.policies)
+    for row in range(rows):
+        state, number = row % n, node + row // n
+        logits = policies[row]
+        if continuous:
+            logits = nodes.uniform[0, : noise.children.shape[2]]
+            noise_row = noise.children[number - 1, min(first + state, noise.children.shape[1] - 1)]
+            sample_children(policies[row], noise_row, nodes.actions[number, state])
+        if nodes.parents[row] == 0:
+            # Several paths of length one may have been selected since.
+            tree.paths[state, 0] = nodes.edges[row]
+        add_and_back_up(tree, state, number, rewards[row, 0], values[row, 0], logits, constants.discount)
+
+
+@entry_point
 def _search_chunk(
     weights: ModelWeights,
     observations: np.ndarray,
     noise: Noise,
+    gumbel: np.ndarray,
     first: int,
     schedule: np.ndarray,
     n_first: int,
     n_children: int,
-    constants: tuple,
+    constants: Constants,
     sampling: tuple,
-    result: SearchResult,
+    tree: SearchTree,
+    nodes: Nodes,
     candidates: np.ndarray,
 ) -> bool:
-    """Search the ``n`` states of a chunk that begins with state ``first``.
+    """Grow the trees of the ``n`` states of a chunk that begins with state ``first``.
 
     :return: whether their values and policies are finite; if not, they are not searched
     """
-    n, n_candidates, n_simulations = observations.shape[0], noise.gumbel.shape[1], schedule.shape[0]
-    together = min(max(CHUNK // n, 1), n_first)
-    n_actions = max(n_candidates, n_children) if candidates.shape[2] > 0 else 0
-    nodes = _new_nodes(weights, n_simulations + 1, n, together * n, n_actions, n_children)
-    scratch = new_scratch(weights, together * n)
-    values, policies = nodes.values[:n], nodes.policies[:n]
-    initial_inference(weights, observations, scratch, nodes.latents[0], values, policies)
-    if not _are_finite(values, policies):
-        return False
-    gumbel = np.empty((n, n_candidates), np.float32)
-    logits = np.zeros((n, n_candidates), np.float32)
-    for state in range(n):
-        _set_candidates(nodes, noise, sampling, first, state, gumbel, logits, candidates)
-    tree = new_tree(n, n_simulations, n_candidates, n_children)
-    plant(tree, values, logits, gumbel, np.inf, -np.inf)
-
-    scores = np.empty(n_children, np.float64)
+    n, n_simulations, continuous = observations.shape[0], schedule.shape[0], candidates.shape[2] > 0
+    together = nodes.parents.shape[0] // n
     n_batches = (n_first + together - 1) // together
-    for step in range(n_batches + n_simulations - n_first):
-        if step < n_batches:  # considered candidates that have not been visited
-            node, rows = 1 + step * together, n * min(together, n_first - step * together)
-        else:
-            node, rows = step - n_batches + n_first + 1, n
-        for row in range(rows):
-            simulation = node - 1 + row // n
-            nodes.parents[row], nodes.edges[row] = select(
-                tree, row % n, simulation, schedule[simulation], n_children, constants, scores
-            )
-        _evaluate(weights, nodes, scratch, node, rows)
-        for row in range(rows):
-            _add_node(tree, nodes, noise, first, node + row // n, row, n_candidates, constants[0])
-    read_roots(tree, constants, result)
+    scores = np.empty(n_children, np.float64)
+    write_observations(weights, observations, nodes.memory)
+    node, rows, layers = 0, n, weights.initial
+    for step in range(1 + n_batches + n_simulations - n_first):
+        if step > 0:
+            node, rows, layers = step - n_batches + n_first, n, weights.recurrent
+            if step <= n_batches:  # considered candidates that have not been visited
+                node = 1 + (step - 1) * together
+                rows = n * min(together, n_first - node + 1)
+            for row in range(rows):
+                simulation = node - 1 + row // n
+                nodes.parents[row], nodes.edges[row] = select(
+                    tree, row % n, simulation, schedule, n_children, constants, scores
+                )
+            _write_parents(weights, nodes, rows, continuous)
+        run_layers(weights.flat, layers, nodes.memory, rows)
+        _keep_latents(weights, nodes, node, rows)
+        if step > 0:
+            _add_nodes(weights, tree, nodes, noise, first, node, rows, continuous, constants)
+        elif not _plant(weights, tree, nodes, noise, gumbel, sampling, first, candidates):
+            return False
     return True
 
 
@@ -221,23 +225,32 @@ def fused_search(
     n_first = min(settings.n_considered, settings.n_simulations)
     result = new_result(n, n_candidates)
     candidates = np.empty((n, n_candidates, noise.candidates.shape[2]), np.float32)
+    gumbel = np.ascontiguousarray(np.broadcast_to(noise.gumbel, (n, n_candidates)))
     bounds = np.linspace(0, n, -(-n // CHUNK) + 1).astype(np.int64)
 
     def search_chunk(begin: int, end: int) -> bool:
-        part = SearchResult(*(rows[begin:end] for rows in result))
-        return _search_chunk(
+        n_states = end - begin
+        rows = n_states * min(max(CHUNK // n_states, 1), n_first)
+        tree = new_tree(n_states, settings.n_simulations, n_candidates, n_children)
+        nodes = _new_nodes(weights, settings.n_simulations + 1, n_states, rows, n_candidates, n_children)
+        finite = _search_chunk(
             weights,
             observations[begin:end],
             noise,
+            gumbel[begin:end],
             begin,
             schedule,
             n_first,
             n_children,
             constants,
             sampling,
-            part,
+            tree,
+            nodes,
             candidates[begin:end],
         )
+        if finite:
+            read_roots(tree, constants, SearchResult(*(rows[begin:end] for rows in result)))
+        return finite
 
     chunks = bounds[:-1].tolist(), bounds[1:].tolist()
     n_threads = min(nb.get_num_threads(), len(bounds) - 1)

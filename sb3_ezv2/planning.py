@@ -92,7 +92,7 @@ def _plan_fused(
     explore: bool,
     settings: SearchSettings,
 ) -> tuple[SearchResult, np.ndarray] | None:
-    """Search in one compiled call; ``None`` if the network's answer is not finite."""
+    """Search in compiled code; ``None`` if the network's answer is not finite."""
     head = model.action_head
     sampling = (0, 1.0)
     if isinstance(head, ContinuousActionHead):

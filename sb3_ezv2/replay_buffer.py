@@ -12,12 +12,12 @@ episode's last slot or at the frontier, hence never in another episode and never
 
 from typing import Any
 
-import numba as nb
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_ezv2.compilation import entry_point
 from sb3_ezv2.spaces import named_arrays, named_spaces, random_actions
 from sb3_ezv2.sum_tree import find_leaves, new_sum_tree, resized, set_priorities
 from sb3_ezv2.type_aliases import ObservationArrays, TrajectoryBatch
@@ -32,7 +32,7 @@ MIN_WEIGHT = 0.1
 """Importance weights are kept at or above this (EfficientZero V2's code)."""
 
 
-@nb.njit(cache=True, nogil=True)
+@entry_point
 def follow_slots(kinds: np.ndarray, starts: np.ndarray, length: int, n_envs: int) -> tuple[np.ndarray, np.ndarray]:
     """Chains of ``length + 1`` slots from ``starts``, repeating the last state, and how many transitions are real."""
     n_slots = kinds.shape[0]

@@ -4,8 +4,9 @@ The tree is one array: node ``i`` has the children ``2 i`` and ``2 i + 1``, node
 the second half.
 """
 
-import numba as nb
 import numpy as np
+
+from sb3_ezv2.compilation import entry_point
 
 
 def new_sum_tree(n_leaves: int) -> np.ndarray:
@@ -16,7 +17,7 @@ def new_sum_tree(n_leaves: int) -> np.ndarray:
     return np.zeros(2 * size, np.float64)
 
 
-@nb.njit(cache=True, nogil=True)
+@entry_point
 def set_priorities(tree: np.ndarray, leaves: np.ndarray, priorities: np.ndarray) -> None:
     """Write ``priorities`` to ``leaves``, one after the other, and refresh the sums above."""
     first_leaf = tree.shape[0] // 2
@@ -29,7 +30,7 @@ def set_priorities(tree: np.ndarray, leaves: np.ndarray, priorities: np.ndarray)
             node //= 2
 
 
-@nb.njit(cache=True, nogil=True)
+@entry_point
 def find_leaves(tree: np.ndarray, shares: np.ndarray) -> np.ndarray:
     """Leaf below which a given share of the total lies, for every entry of ``shares`` in [0, 1).
 

@@ -19,6 +19,7 @@ LAYERS = {
     "spaces": 1,
     "arguments": 1,
     "tensors": 1,
+    "compilation": 0,
     "exponential": 1,
     "supports": 1,
     "targets": 1,

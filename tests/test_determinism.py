@@ -10,15 +10,33 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch as th
 
+from sb3_ezv2.planning import Planner
 from tests.envs import RandomEnv
-from tests.tiny import CONTINUOUS, DISCRETE, assert_same_parameters, parameters_of, tiny_model
+from tests.tiny import CONTINUOUS, DISCRETE, assert_same_parameters, parameters_of, tiny_model, tiny_network
 
 ROOT = Path(__file__).parents[1]
 UPDATES = 300
 
 
-def fingerprint() -> str:
+def search_fingerprint() -> str:
+    """Of searches that evaluate few and many states together, with discrete and with continuous actions."""
+    digest = hashlib.sha256()
+    th.manual_seed(0)
+    for action_space in (DISCRETE, CONTINUOUS):
+        model, planner = tiny_network(action_space), Planner(16, 3, 0.97)
+        for n in (1, 7, 216):
+            rng = np.random.default_rng(n)
+            observations = {"observation": th.from_numpy(rng.uniform(-1, 1, (n, 3)).astype(np.float32))}
+            plan = planner.plan(model, observations, planner.draw_noise(model, n, rng), explore=True)
+            assert len(np.unique(plan.root_values)) == n
+            for array in plan:
+                digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def training_fingerprint() -> str:
     """Of all parameters after 300 updates, with discrete and with continuous actions."""
     digest = hashlib.sha256()
     for action_space in (DISCRETE, CONTINUOUS):
@@ -34,15 +52,30 @@ def fingerprint() -> str:
     return digest.hexdigest()
 
 
-def test_two_processes_find_the_same_parameters():
-    command = [sys.executable, "-c", "from tests.test_determinism import fingerprint; print(fingerprint())"]
+def test_two_processes_find_the_same(tmp_path):
+    """The first one compiles everything, the second one finds it in numba's cache."""
+    program = (
+        "from tests.test_determinism import search_fingerprint, training_fingerprint as train; "
+        "print(search_fingerprint(), train())"
+    )
     found = []
     for hash_seed in ("1", "2"):  # the order of Python's sets and of hashed strings must not matter
-        environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)}
+        environment = {
+            **os.environ,
+            "PYTHONHASHSEED": hash_seed,
+            "PYTHONPATH": str(ROOT),
+            "NUMBA_CACHE_DIR": str(tmp_path),
+        }
+        compiled = {path.name for path in tmp_path.rglob("*.nbc")}
+        assert any("_search_chunk" in name for name in compiled) == (hash_seed == "2")
+        command = [sys.executable, "-c", program]
         result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stderr
-        found.append(result.stdout.split()[-1])
-    assert found[0] == found[1]
+        found.append(result.stdout.split()[-2:])
+    assert {path.name for path in tmp_path.rglob("*.nbc")} == compiled
+    searches, parameters = zip(*found, strict=True)
+    assert searches[0] == searches[1]
+    assert parameters[0] == parameters[1]
 
 
 @pytest.mark.parametrize("action_space", [DISCRETE, CONTINUOUS], ids=["discrete", "continuous"])

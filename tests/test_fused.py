@@ -11,8 +11,8 @@ import torch as th
 from sb3_ezv2 import fused_planning, planning
 from sb3_ezv2.exponential import exponential
 from sb3_ezv2.fused_planning import CHUNK
-from sb3_ezv2.networks.fused import initial_inference, new_scratch, recurrent_inference, sample_children
-from sb3_ezv2.networks.fused_weights import model_weights, supports_fusion
+from sb3_ezv2.networks.fused import block, run_layers, sample_children, write_observations
+from sb3_ezv2.networks.fused_weights import ModelWeights, model_weights, supports_fusion
 from sb3_ezv2.networks.model import POLICY, VALUE, EfficientZeroModel
 from sb3_ezv2.planning import Planner
 from sb3_ezv2.type_aliases import Noise
@@ -36,10 +36,17 @@ def random_step(model: EfficientZeroModel, n: int, seed: int = 0) -> tuple[th.Te
 def fused_step(model: EfficientZeroModel, latents: np.ndarray, encoded: np.ndarray) -> tuple[np.ndarray, ...]:
     """Latents, rewards, values and policies by the compiled functions, with the model's weights as they are now."""
     n, weights = len(latents), model_weights(model)
-    widths = ((n, model.heads.dim), (n,), (n,), (n, model.action_head.output_dim))
-    outputs = tuple(np.full(shape, np.nan, np.float32) for shape in widths)
-    recurrent_inference(weights, latents, encoded, new_scratch(weights, n), *outputs)
-    return outputs
+    memory = np.full(n * weights.width, np.nan, np.float32)
+    block(memory, n, weights.latents)[:] = latents
+    block(memory, n, weights.actions)[:] = encoded
+    run_layers(weights.flat, weights.recurrent, memory, n)
+    return read_outputs(weights, n, memory)
+
+
+def read_outputs(weights: ModelWeights, n: int, memory: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Latents, rewards, values and policies of ``n`` states in working memory."""
+    rewards, values = block(memory, n, weights.rewards), block(memory, n, weights.values)
+    return block(memory, n, weights.latents), rewards[:, 0], values[:, 0], block(memory, n, weights.policies)
 
 
 def assert_equal_outputs(model: EfficientZeroModel, n: int, seed: int = 0) -> None:
@@ -125,7 +132,7 @@ def test_other_memory_is_seen_at_once():
     copied = copy.deepcopy(model)
     with th.no_grad():
         for parameter in copied.parameters():
-            parameter.mul_(1.5)
+            parameter.mul_(1.2)
     assert_equal_outputs(copied, 5)
     assert_same_steps(model, other)
     model.double().float()
@@ -182,9 +189,10 @@ def test_initial_inference_equals_that_of_torch(kind, n):
         observations = th.from_numpy(np.random.default_rng(n).normal(0.0, 5.0, (n, 3)).astype(np.float32))
         expected = model.initial_inference({"observation": observations})
     weights = model_weights(model)
-    latents, values = np.empty((n, model.heads.dim), np.float32), np.empty(n, np.float32)
-    policies = np.empty((n, model.action_head.output_dim), np.float32)
-    initial_inference(weights, observations.numpy(), new_scratch(weights, n), latents, values, policies)
+    memory = np.full(n * weights.width, np.nan, np.float32)
+    write_observations(weights, observations.numpy(), memory)
+    run_layers(weights.flat, weights.initial, memory, n)
+    latents, _, values, policies = read_outputs(weights, n, memory)
     np.testing.assert_allclose(latents, expected.latents, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(values / 7.0, expected.values / 7.0, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(policies, expected.policies, rtol=1e-5, atol=1e-5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from typing import Any
 
@@ -16,8 +15,6 @@ from sb3_ezv2.search import search
 from sb3_ezv2.type_aliases import Expansion, RecurrentFn, SearchResult, SearchRoot, SearchSettings
 from tests.reference_search import Path, ReferenceSearch
 from tests.stub_models import StubModel, recording
-
-search_module = importlib.import_module("sb3_ezv2.search.search")  # the package's name ``search`` is the function
 
 
 def noise(n_roots: int, n_candidates: int, seed: int = 0) -> np.ndarray:
@@ -207,31 +204,6 @@ def test_order_of_rows_is_irrelevant() -> None:
     straight = run(StubModel(np.arange(12), 5, 5), gumbel, settings)
     permuted = run(StubModel(order, 5, 5), gumbel[order], settings)
     assert_same_rows(permuted, SearchResult(*(array[order] for array in straight)), np.arange(12))
-
-
-def test_parallel_equals_serial(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spreading the rows over threads changes no bit; from ``PARALLEL_ROOTS`` on that happens by itself."""
-    monkeypatch.setattr(search_module.nb, "get_num_threads", lambda: 2)
-    n_roots = search_module.PARALLEL_ROOTS
-    model, gumbel, settings = StubModel(np.arange(n_roots), 6, 6), noise(n_roots, 6), SearchSettings(16, 6, 0.99)
-    used: list[bool] = []
-
-    class Spy(dict[bool, Any]):
-        """Notes which kernel the search takes."""
-
-        def __getitem__(self, parallel: bool) -> object:
-            used.append(parallel)
-            return super().__getitem__(parallel)
-
-    monkeypatch.setattr(search_module, "_ADVANCE", Spy(search_module._ADVANCE))
-    parallel = run(model, gumbel, settings)
-    assert used and all(used)
-    used.clear()
-    monkeypatch.setattr(search_module, "PARALLEL_ROOTS", n_roots + 1)
-    serial = run(model, gumbel, settings)
-    assert used and not any(used)
-    assert_same_rows(parallel, serial, np.arange(n_roots))
-    assert len(np.unique(serial.root_values)) > n_roots / 2
 
 
 def test_same_inputs_same_result_whatever_ran_before() -> None:

@@ -1,63 +1,49 @@
 """The vector model in numba, for the CPU: what torch computes, without its overhead per operation.
 
 A search makes one model call per simulation, and for few roots most of a call in torch is overhead. Here every
-inference is a compiled function that writes into arrays which its caller allocated once. The parameters come as one
-flat array (see :mod:`sb3_ezv2.networks.fused_weights`) that the layers read from the front to the back: each is told
-where its parameters begin and returns where they end.
+inference follows a table of layers (see :mod:`sb3_ezv2.networks.fused_weights`) in memory that the caller allocated
+once. A loop over a table, instead of a call per layer, means that every kind of layer is compiled once.
 """
 
-from typing import NamedTuple
-
-import numba as nb
 import numpy as np
 
-from sb3_ezv2.exponential import SAFE_FASTMATH, exponential
+from sb3_ezv2.compilation import inlined, inlined_arithmetic
+from sb3_ezv2.exponential import exponential
 from sb3_ezv2.networks.action_heads import MAX_ACTION, MEAN_BOUND, MIN_FLATTENED_STD, MIN_STD
-from sb3_ezv2.networks.fused_weights import NORM_EPSILON, ModelWeights
+from sb3_ezv2.networks.fused_weights import ADD, DECODE, LINEAR, NORM, NORM_EPSILON, RELU, TANH, Block, ModelWeights
 from sb3_ezv2.supports import EPSILON
 
 BLAS_ROWS = 32
 """From this many rows on a product of matrices is the work of BLAS; below, preparing it costs more than it saves."""
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 NO_BOUND = np.float32(-np.inf)
-VALUE_HEAD, POLICY_HEAD = 0, 1  # in this order, then the reward head
 
 
-class Scratch(NamedTuple):
-    """Working memory of the inferences of at most ``n`` states, all float32."""
+@inlined
+def block(memory: np.ndarray, n: int, part: Block) -> np.ndarray:
+    """A part of the working memory of ``n`` states.
 
-    inputs: np.ndarray  # [n * (latent_dim + embedding_dim) or observation_dim]
-    normed: np.ndarray  # [n * latent_dim]
-    wide: np.ndarray  # [n * hidden_dim or embedding_dim]
-    logits: np.ndarray  # [n * number of bins]
-
-
-@nb.njit(nogil=True)
-def new_scratch(weights: ModelWeights, n: int) -> Scratch:
-    """Working memory for inferences of up to ``n`` states."""
-    return Scratch(
-        np.empty(n * max(weights.latent_dim + weights.embedding_dim, weights.observation_dim), np.float32),
-        np.empty(n * weights.latent_dim, np.float32),
-        np.empty(n * max(weights.hidden_dim, weights.embedding_dim), np.float32),
-        np.empty(n * max(weights.n_reward_bins, weights.n_value_bins), np.float32),
-    )
+    :param memory: flat, at least ``n * weights.width`` numbers
+    :param n: number of states
+    :param part: which one
+    :return: a view ``[n, part.width]``
+    """
+    return memory[n * part.begin : n * (part.begin + part.width)].reshape(n, part.width)
 
 
-@nb.njit(nogil=True)
-def _matrix(buffer: np.ndarray, n: int, width: int) -> np.ndarray:
-    """The beginning of a flat buffer as ``[n, width]``."""
-    return buffer[: n * width].reshape(n, width)
+@inlined
+def _products(x: np.ndarray, weight: np.ndarray, n: int, n_inputs: int, n_outputs: int, out: np.ndarray) -> None:
+    """``x W^T`` for few rows; of two rows, four outputs at a time, so that what was loaded is used several times.
 
-
-@nb.njit(nogil=True, fastmath=SAFE_FASTMATH)
-def _products(x: np.ndarray, weight: np.ndarray, out: np.ndarray) -> None:
-    """``x W^T`` for few rows; of two rows, four outputs at a time, so that what was loaded is used several times."""
-    n_inputs, n_outputs = weight.shape[1], weight.shape[0]
-    n_paired, n_grouped = x.shape[0] - x.shape[0] % 2, n_outputs - n_outputs % 4
+    All arrays are flat: slices cost nothing, unlike ``reshape``.
+    """
+    n_paired, n_grouped = n - n % 2, n_outputs - n_outputs % 4
     for i in range(0, n_paired, 2):
-        a, b = x[i], x[i + 1]
+        a, b = x[i * n_inputs :], x[(i + 1) * n_inputs :]
+        out_a, out_b = out[i * n_outputs :], out[(i + 1) * n_outputs :]
         for j in range(0, n_grouped, 4):
-            w0, w1, w2, w3 = weight[j], weight[j + 1], weight[j + 2], weight[j + 3]
+            w0, w1 = weight[j * n_inputs :], weight[(j + 1) * n_inputs :]
+            w2, w3 = weight[(j + 2) * n_inputs :], weight[(j + 3) * n_inputs :]
             a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = ZERO
             for k in range(n_inputs):
                 a0 += w0[k] * a[k]
@@ -68,63 +54,77 @@ def _products(x: np.ndarray, weight: np.ndarray, out: np.ndarray) -> None:
                 b1 += w1[k] * b[k]
                 b2 += w2[k] * b[k]
                 b3 += w3[k] * b[k]
-            out[i, j], out[i, j + 1], out[i, j + 2], out[i, j + 3] = a0, a1, a2, a3
-            out[i + 1, j], out[i + 1, j + 1], out[i + 1, j + 2], out[i + 1, j + 3] = b0, b1, b2, b3
-    for i in range(x.shape[0]):
-        a = x[i]
+            out_a[j], out_a[j + 1], out_a[j + 2], out_a[j + 3] = a0, a1, a2, a3
+            out_b[j], out_b[j + 1], out_b[j + 2], out_b[j + 3] = b0, b1, b2, b3
+    for i in range(n):
+        a, out_a = x[i * n_inputs :], out[i * n_outputs :]
         for j in range(n_grouped if i < n_paired else 0, n_outputs):
-            w, total = weight[j], ZERO
+            w, total = weight[j * n_inputs :], ZERO
             for k in range(n_inputs):
                 total += w[k] * a[k]
-            out[i, j] = total
+            out_a[j] = total
 
 
-@nb.njit(nogil=True, fastmath=SAFE_FASTMATH)
-def _apply_linear(flat: np.ndarray, at: int, x: np.ndarray, out: np.ndarray, least: np.float32) -> int:
-    """``x W^T + b`` into ``out``, with ``least`` as lower bound: 0 for ReLU, or ``NO_BOUND``."""
-    n, n_inputs, n_outputs = x.shape[0], x.shape[1], out.shape[1]
-    weight = flat[at : at + n_outputs * n_inputs].reshape(n_outputs, n_inputs)
-    at += n_outputs * n_inputs
+@inlined
+def _apply_linear(
+    parameters: np.ndarray,
+    x: np.ndarray,
+    n: int,
+    n_inputs: int,
+    n_outputs: int,
+    form: int,
+    products: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """``x W^T + b``; ``products`` is working memory, and must not be ``out`` if the result is added to it."""
+    weight, bias = parameters[: n_outputs * n_inputs], parameters[n_outputs * n_inputs :]
     if n >= BLAS_ROWS:
-        np.dot(x, weight.T, out)
+        matrix = weight.reshape(n_outputs, n_inputs)
+        np.dot(x.reshape(n, n_inputs), matrix.T, products.reshape(n, n_outputs))
     else:
-        _products(x, weight, out)
+        _products(x, weight, n, n_inputs, n_outputs, products)
+    least = ZERO if form == RELU else NO_BOUND
     for i in range(n):
-        row = out[i]
-        for j in range(n_outputs):
-            y = row[j] + flat[at + j]
-            row[j] = least if y < least else y  # NaN stays NaN
-    return at + n_outputs
+        row, result = products[i * n_outputs :], out[i * n_outputs :]
+        if form == ADD:
+            for j in range(n_outputs):
+                result[j] += row[j] + bias[j]
+        else:
+            for j in range(n_outputs):
+                y = row[j] + bias[j]
+                result[j] = least if y < least else y  # NaN stays NaN
+        if form == TANH:
+            for j in range(n_outputs):
+                result[j] = np.tanh(result[j])
 
 
-@nb.njit(nogil=True, fastmath=SAFE_FASTMATH)
-def _apply_norm(flat: np.ndarray, at: int, x: np.ndarray, out: np.ndarray, least: np.float32) -> int:
-    """LayerNorm of every row into ``out`` (which may be ``x``), with ``least`` as lower bound."""
-    n = x.shape[1]
-    weight, bias = flat[at : at + n], flat[at + n : at + 2 * n]
-    share = ONE / np.float32(n)
-    for i in range(x.shape[0]):
-        row, result = x[i], out[i]
+@inlined
+def _apply_norm(parameters: np.ndarray, x: np.ndarray, n: int, dim: int, form: int, out: np.ndarray) -> None:
+    """LayerNorm of every row into ``out``, which may be ``x``."""
+    weight, bias = parameters[:dim], parameters[dim : 2 * dim]
+    share = ONE / np.float32(dim)
+    least = ZERO if form == RELU else NO_BOUND
+    for i in range(n):
+        row, result = x[i * dim :], out[i * dim :]
         mean = ZERO
-        for j in range(n):
+        for j in range(dim):
             mean += row[j]
         mean *= share
         variance = ZERO
-        for j in range(n):
+        for j in range(dim):
             variance += (row[j] - mean) * (row[j] - mean)
         factor = ONE / np.sqrt(variance * share + np.float32(NORM_EPSILON))
-        for j in range(n):
+        for j in range(dim):
             y = (row[j] - mean) * factor * weight[j] + bias[j]
             result[j] = least if y < least else y
-    return at + 2 * n
 
 
-@nb.njit(nogil=True, fastmath=SAFE_FASTMATH)
-def _decode(logits: np.ndarray, bound: float, scale: float, out: np.ndarray) -> None:
+@inlined
+def _decode(parameters: np.ndarray, logits: np.ndarray, n: int, n_bins: int, out: np.ndarray) -> None:
     """``scale * decompress(E[support])`` of every row; see :mod:`sb3_ezv2.supports`."""
-    n_bins = logits.shape[1]
-    for i in range(logits.shape[0]):
-        row = logits[i]
+    bound, scale = np.float64(parameters[0]), np.float64(parameters[1])
+    for i in range(n):
+        row = logits[i * n_bins :]
         largest = row[0]
         for j in range(n_bins):
             largest = row[j] if row[j] > largest else largest
@@ -136,119 +136,58 @@ def _decode(logits: np.ndarray, bound: float, scale: float, out: np.ndarray) -> 
         y = bound * (2.0 * weighted / (total * (n_bins - 1)) - 1.0)
         root = np.sqrt(1.0 + 4.0 * EPSILON * (1.0 + EPSILON + abs(y)))
         u_minus_1 = 2.0 * abs(y) / (root + (1.0 + 2.0 * EPSILON))
-        out[i] = scale * np.sign(y) * u_minus_1 * (u_minus_1 + 2.0)
+        size = scale * u_minus_1 * (u_minus_1 + 2.0)
+        out[i] = -size if y < 0.0 else size
 
 
-@nb.njit(nogil=True, fastmath=SAFE_FASTMATH)
-def _finish(
-    weights: ModelWeights,
-    at: int,
-    latents: np.ndarray,
-    scratch: Scratch,
-    rewards: np.ndarray,
-    values: np.ndarray,
-    policies: np.ndarray,
-) -> None:
-    """Residual blocks on ``latents`` in place, then what the heads say; no rewards if their array is empty."""
-    flat, n, dim = weights.flat, latents.shape[0], weights.latent_dim
-    normed, hidden = _matrix(scratch.normed, n, dim), _matrix(scratch.wide, n, weights.hidden_dim)
-    for _ in range(weights.n_blocks):
-        at = _apply_norm(flat, at, latents, normed, NO_BOUND)
-        at = _apply_linear(flat, at, normed, hidden, ZERO)
-        at = _apply_linear(flat, at, hidden, normed, NO_BOUND)
-        for i in range(n):
-            for j in range(dim):
-                latents[i, j] += normed[i, j]
-    at = _apply_norm(flat, weights.heads, latents, normed, NO_BOUND)
-    for head in range(3 if rewards.shape[0] > 0 else 2):
-        out = policies
-        if head != POLICY_HEAD:
-            n_bins = weights.n_value_bins if head == VALUE_HEAD else weights.n_reward_bins
-            out = _matrix(scratch.logits, n, n_bins)
-        at = _apply_linear(flat, at, normed, hidden, ZERO)
-        at = _apply_linear(flat, at, hidden, out, NO_BOUND)
-        if head == VALUE_HEAD:
-            _decode(out, weights.value_bound, weights.reward_scale, values)
-        elif head != POLICY_HEAD:
-            _decode(out, weights.reward_bound, weights.reward_scale, rewards)
+@inlined_arithmetic
+def run_layers(flat: np.ndarray, layers: np.ndarray, memory: np.ndarray, n: int) -> None:
+    """Compute a table of layers; the arithmetic of ``EfficientZeroModel``.
+
+    :param flat: of the :class:`~sb3_ezv2.networks.fused_weights.ModelWeights`
+    :param layers: ``weights.initial``, which needs the block ``observations``, or ``weights.recurrent``, which needs
+        the blocks ``latents`` and ``actions`` (one-hot if discrete)
+    :param memory: working memory ``[>= n * weights.width]`` float32; the blocks ``latents``, ``values``, ``policies``
+        and, by ``weights.recurrent``, ``rewards`` are filled
+    :param n: number of states
+    """
+    for index in range(layers.shape[0]):
+        layer = layers[index]
+        kind, source, n_inputs = layer[0], layer[1], layer[2]
+        target, n_outputs, form, at = layer[3], layer[4], layer[5], layer[6]
+        x, out = memory[n * source : n * (source + n_inputs)], memory[n * target : n * (target + n_outputs)]
+        if kind == LINEAR:
+            products = memory[: n * n_outputs] if form == ADD else out
+            _apply_linear(flat[at:], x, n, n_inputs, n_outputs, form, products, out)
+        elif kind == NORM:
+            _apply_norm(flat[at:], x, n, n_inputs, form, out)
+        elif kind == DECODE:
+            _decode(flat[at:], x, n, n_inputs, out)
+        else:  # JOIN
+            for i in range(n):
+                for j in range(n_inputs):
+                    out[i * n_outputs + at + j] = x[i * n_inputs + j]
 
 
-@nb.njit(cache=True, nogil=True)
-def initial_inference(
-    weights: ModelWeights,
-    observations: np.ndarray,
-    scratch: Scratch,
-    latents: np.ndarray,
-    values: np.ndarray,
-    policies: np.ndarray,
-) -> None:
-    """Latent states, values and policy outputs of real observations.
+@inlined
+def write_observations(weights: ModelWeights, observations: np.ndarray, memory: np.ndarray) -> None:
+    """Normalise real observations for :func:`run_layers`.
 
     :param weights: from :func:`~sb3_ezv2.networks.fused_weights.model_weights`
     :param observations: flattened ``[n, observation_dim]`` float32
-    :param scratch: for at least ``n`` states
-    :param latents: filled with ``[n, latent_dim]``
-    :param values: filled with ``[n]``
-    :param policies: filled with ``[n, policy outputs]``
+    :param memory: working memory ``[>= n * weights.width]`` float32, whose block ``observations`` is filled
     """
     n, dim = observations.shape
     mean, std = weights.flat[:dim], weights.flat[dim : 2 * dim]
-    normalised = _matrix(scratch.inputs, n, dim)
+    normalised = block(memory, n, weights.observations)
     for i in range(n):
         for j in range(dim):
             x = (observations[i, j] - mean[j]) / std[j]
-            normalised[i, j] = np.sign(x) * np.log1p(abs(x))
-    at = _apply_linear(weights.flat, 2 * dim, normalised, latents, NO_BOUND)
-    for i in range(n):
-        for j in range(weights.latent_dim):
-            latents[i, j] = np.tanh(latents[i, j])
-    _finish(weights, at, latents, scratch, values[:0], values, policies)
+            size = np.log1p(abs(x))
+            normalised[i, j] = -size if x < ZERO else size
 
 
-@nb.njit(cache=True, nogil=True)
-def recurrent_inference(
-    weights: ModelWeights,
-    latents: np.ndarray,
-    encoded_actions: np.ndarray,
-    scratch: Scratch,
-    following: np.ndarray,
-    rewards: np.ndarray,
-    values: np.ndarray,
-    policies: np.ndarray,
-) -> None:
-    """Next latent states, rewards, values and policy outputs; the arithmetic of ``EfficientZeroModel``.
-
-    :param weights: from :func:`~sb3_ezv2.networks.fused_weights.model_weights`
-    :param latents: ``[n, latent_dim]`` float32
-    :param encoded_actions: ``[n, action_dim]`` float32, one-hot if discrete
-    :param scratch: for at least ``n`` states
-    :param following: filled with the next latent states ``[n, latent_dim]``
-    :param rewards: filled with ``[n]``
-    :param values: filled with ``[n]``
-    :param policies: filled with ``[n, policy outputs]``
-    """
-    n, dim = latents.shape
-    flat = weights.flat
-    embedded = _matrix(scratch.wide, n, weights.embedding_dim)
-    at = _apply_linear(flat, weights.dynamics, encoded_actions, embedded, NO_BOUND)
-    at = _apply_norm(flat, at, embedded, embedded, ZERO)
-    joint = _matrix(scratch.inputs, n, dim + weights.embedding_dim)
-    for i in range(n):
-        for j in range(dim):
-            joint[i, j] = latents[i, j]
-        for j in range(weights.embedding_dim):
-            joint[i, dim + j] = embedded[i, j]
-    at = _apply_norm(flat, at, joint, joint, NO_BOUND)
-    wide = _matrix(scratch.wide, n, weights.hidden_dim)
-    at = _apply_linear(flat, at, joint, wide, ZERO)
-    at = _apply_linear(flat, at, wide, following, NO_BOUND)
-    for i in range(n):
-        for j in range(dim):
-            following[i, j] += latents[i, j]
-    _finish(weights, at, following, scratch, rewards, values, policies)
-
-
-@nb.njit(nogil=True)
+@inlined
 def _gaussian(outputs: np.ndarray, dimension: int) -> tuple[float, float]:
     """Mean and standard deviation before squashing; see ``ContinuousActionHead.gaussian``."""
     x = outputs[outputs.shape[0] // 2 + dimension] + 1.0
@@ -256,12 +195,12 @@ def _gaussian(outputs: np.ndarray, dimension: int) -> tuple[float, float]:
     return mean, max(x, 0.0) + np.log1p(np.exp(-abs(x))) + MIN_STD
 
 
-@nb.njit(nogil=True)
+@inlined
 def _squash(unsquashed: float) -> float:
     return min(max(np.tanh(unsquashed), -MAX_ACTION), MAX_ACTION)
 
 
-@nb.njit(nogil=True)
+@inlined
 def sample_candidates(
     outputs: np.ndarray, noise: np.ndarray, n_policy_candidates: int, flatten_factor: float, actions: np.ndarray
 ) -> None:
@@ -285,7 +224,7 @@ def sample_candidates(
             actions[c, d] = _squash(mean + spread * noise[c, d])
 
 
-@nb.njit(nogil=True)
+@inlined
 def sample_children(outputs: np.ndarray, noise: np.ndarray, actions: np.ndarray) -> None:
     """Actions at a node below the root; see ``ContinuousActionHead.children``.
 

@@ -4,78 +4,106 @@ Sources: Gumbel MuZero (Danihelka et al. 2022), appendix D and equation 8; Effic
 normalised by the smallest and largest edge value seen anywhere in the tree of that root (mctx does it per node).
 """
 
-import numba as nb
+from typing import NamedTuple
+
 import numpy as np
 
+from sb3_ezv2.compilation import inlined
 from sb3_ezv2.exponential import exponential
-from sb3_ezv2.search.tree import LARGEST, SMALLEST, SearchTree
 
 
-@nb.njit(nogil=True)
-def mixed_value(tree: SearchTree, root: int, node: int, first_edge: int, n_edges: int, total_visits: int) -> float:
+class Constants(NamedTuple):
+    """Numbers that every kernel needs; see :class:`~sb3_ezv2.type_aliases.SearchSettings`."""
+
+    discount: float
+    c_visit: float
+    c_scale: float
+    min_value_range: float
+    log_odds: np.ndarray  # [n_simulations + 1] float64, log(1 + 2 n) of every number of visits n
+
+
+class Normaliser(NamedTuple):
+    """Moves the values seen in a tree to [0, 1]."""
+
+    smallest: float
+    factor: float
+
+
+@inlined
+def normaliser(root: np.void, constants: Constants) -> Normaliser:
+    """Of a tree as it is now.
+
+    :param root: a :data:`~sb3_ezv2.search.tree.ROOT`
+    :param constants: of the search
+    """
+    spread = root["largest"] - root["smallest"]
+    spread = constants.min_value_range if spread < constants.min_value_range else spread
+    return Normaliser(root["smallest"], 1.0 / spread)
+
+
+@inlined
+def mixed_value(edges: np.ndarray, network_value: float, total_visits: int) -> float:
     """What unvisited actions of a node count: ``(v_net + n * mean) / (1 + n)``.
 
-    :param tree: trees with at least one visited edge at that node
-    :param root: which of them
-    :param node: number of the node
-    :param first_edge: its first edge
-    :param n_edges: number of its edges
-    :param total_visits: ``n``, the visits of all of them; ``mean`` is the prior-weighted mean of the visited ones' q
+    :param edges: of the node ``[n_edges]`` :data:`~sb3_ezv2.search.tree.EDGE`, at least one of them visited
+    :param network_value: of the node
+    :param total_visits: ``n``, the visits of all edges; ``mean`` is the prior-weighted mean of the visited ones' q
     """
-    visits, values, logits = tree.visits[root], tree.values[root], tree.prior_logits[root]
     largest = np.float32(-np.inf)  # of the visited actions, so that one of them has the weight 1
-    for edge in range(first_edge, first_edge + n_edges):
-        if visits[edge] > 0 and logits[edge] > largest:
-            largest = logits[edge]
+    for i in range(edges.shape[0]):
+        edge = edges[i]
+        if edge["visits"] > 0 and edge["prior_logit"] > largest:
+            largest = edge["prior_logit"]
     weighted_q, weight = 0.0, 0.0
-    for edge in range(first_edge, first_edge + n_edges):
-        if visits[edge] > 0:
-            prior = 1.0 if logits[edge] == largest else np.float64(exponential(logits[edge] - largest))
-            weighted_q += prior * values[edge]
+    for i in range(edges.shape[0]):
+        edge = edges[i]
+        if edge["visits"] > 0:
+            logit = edge["prior_logit"]
+            prior = 1.0 if logit == largest else np.float64(exponential(logit - largest))
+            weighted_q += prior * edge["value"]
             weight += prior
-    return (tree.network_values[root, node] + total_visits * weighted_q / weight) / (1.0 + total_visits)
+    return (network_value + total_visits * (weighted_q / weight)) / (1.0 + total_visits)
 
 
-@nb.njit(nogil=True)
-def sigma(q: float, totals: np.ndarray, most_visits: int, constants: tuple) -> float:
+@inlined
+def sigma(q: float, scale: Normaliser, most_visits: int, constants: Constants) -> float:
     """``(c_visit + most visits) * c_scale * normalised q``, with q normalised to [0, 1].
 
     :param q: edge value or mixed value; the latter contains the network's, which may lie outside the range seen
-    :param totals: of the tree, see :class:`~sb3_ezv2.search.tree.SearchTree`
+    :param scale: of the tree
     :param most_visits: of all edges at that node
-    :param constants: ``(discount, c_visit, c_scale, min_value_range)`` of the search settings
+    :param constants: of the search
     """
-    spread = max(totals[LARGEST] - totals[SMALLEST], constants[3])
-    return (constants[1] + most_visits) * constants[2] * min(max((q - totals[SMALLEST]) / spread, 0.0), 1.0)
+    x = (q - scale.smallest) * scale.factor
+    x = 0.0 if x < 0.0 else x
+    x = 1.0 if x > 1.0 else x
+    return (constants.c_visit + most_visits) * constants.c_scale * x
 
 
-@nb.njit(nogil=True)
+@inlined
 def transformed_scores(
-    tree: SearchTree,
-    root: int,
-    node: int,
-    first_edge: int,
-    n_edges: int,
-    constants: tuple,
-    scores: np.ndarray,
+    edges: np.ndarray, network_value: float, scale: Normaliser, constants: Constants, scores: np.ndarray
 ) -> tuple[int, int]:
-    """Write ``logits(a) + sigma(completed q(a))`` of the node's actions into ``scores[:n_edges]``.
+    """Write ``logits(a) + sigma(completed q(a))`` of a node's actions into ``scores[:n_edges]``.
 
+    :param edges: of the node ``[n_edges]`` :data:`~sb3_ezv2.search.tree.EDGE`
+    :param network_value: of the node
+    :param scale: of the tree
+    :param constants: of the search
+    :param scores: ``[>= n_edges]`` float64
     :return: the visits of all edges together, and the most visits of one
     """
-    visits, values, logits = tree.visits[root], tree.values[root], tree.prior_logits[root]
-    totals = tree.totals[root]
     total_visits, most_visits, n_visited = 0, 0, 0
-    for i in range(n_edges):
-        count = visits[first_edge + i]
+    for i in range(edges.shape[0]):
+        count = edges[i]["visits"]
         total_visits += count
-        most_visits = max(most_visits, count)
+        most_visits = count if count > most_visits else most_visits
         n_visited += 1 if count > 0 else 0
     mixed = 0.0
-    if 0 < n_visited < n_edges:
-        mixed = sigma(mixed_value(tree, root, node, first_edge, n_edges, total_visits), totals, most_visits, constants)
-    for i in range(n_edges):
-        edge = first_edge + i
-        bonus = sigma(values[edge], totals, most_visits, constants) if visits[edge] > 0 else mixed
-        scores[i] = logits[edge] + bonus
+    if 0 < n_visited < edges.shape[0]:
+        mixed = sigma(mixed_value(edges, network_value, total_visits), scale, most_visits, constants)
+    for i in range(edges.shape[0]):
+        edge = edges[i]
+        bonus = sigma(edge["value"], scale, most_visits, constants) if edge["visits"] > 0 else mixed
+        scores[i] = edge["prior_logit"] + bonus
     return total_visits, most_visits

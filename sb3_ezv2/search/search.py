@@ -4,67 +4,74 @@ Everything here is a pure function of its arguments: the random numbers come in 
 that the caller sampled, so identical inputs give identical trees.
 """
 
-import numba as nb
 import numpy as np
 
+from sb3_ezv2.compilation import entry_point
 from sb3_ezv2.exponential import exponential
-from sb3_ezv2.search.qvalues import transformed_scores
+from sb3_ezv2.search.qvalues import Constants, normaliser, transformed_scores
 from sb3_ezv2.search.selection import best_of_visits, select
 from sb3_ezv2.search.sequential_halving import considered_visits
-from sb3_ezv2.search.tree import ROOT_SUM, SearchTree, add_and_back_up, new_tree, plant
-from sb3_ezv2.type_aliases import RecurrentFn, SearchResult, SearchRoot, SearchSettings
-
-NO_MORE = -1
-PARALLEL_ROOTS = 512
-"""From this many roots on the tree work is spread over numba's threads; below, starting them costs more."""
+from sb3_ezv2.search.tree import SearchTree, add_and_back_up, new_tree, plant
+from sb3_ezv2.type_aliases import Expansion, RecurrentFn, SearchResult, SearchRoot, SearchSettings
 
 
-def _advance(tree, node, expansion, parents, edges, visits, n_candidates, constants, n_parts):  # type: ignore[no-untyped-def]
-    n_roots, n_children = expansion.prior_logits.shape
-    for part in nb.prange(n_parts):
-        scores = np.empty(n_children, np.float64)
-        for root in range(part * n_roots // n_parts, (part + 1) * n_roots // n_parts):
-            reward, value, prior_logits = expansion.rewards[root], expansion.values[root], expansion.prior_logits[root]
-            add_and_back_up(tree, root, node, reward, value, prior_logits, n_candidates, constants[0])
-            if visits != NO_MORE:
-                parents[root], edges[root] = select(tree, root, node, visits, n_children, constants, scores)
+@entry_point
+def _advance(
+    tree: SearchTree,
+    node: int,
+    expansion: Expansion,
+    parents: np.ndarray,
+    edges: np.ndarray,
+    schedule: np.ndarray,
+    constants: Constants,
+) -> None:
+    """Add node number ``node`` to every root and back it up, then select where the next one goes, if there is one.
+
+    One pass over the trees per simulation: what was just backed up is still in the processor's cache.
+    """
+    n_children = expansion.prior_logits.shape[1]
+    scores = np.empty(n_children, np.float64)
+    for row in range(parents.shape[0]):
+        reward, value, prior_logits = expansion.rewards[row], expansion.values[row], expansion.prior_logits[row]
+        add_and_back_up(tree, row, node, reward, value, prior_logits, constants.discount)
+        if node < schedule.shape[0]:
+            parents[row], edges[row] = select(tree, row, node, schedule, n_children, constants, scores)
 
 
-_ADVANCE = {parallel: nb.njit(cache=True, nogil=True, parallel=parallel)(_advance) for parallel in (False, True)}
-"""Add node number ``node`` to every root and back it up, then select where the next one goes (unless ``visits`` is
-``NO_MORE``): one pass over the trees per simulation."""
-
-
-@nb.njit(cache=True, nogil=True)
-def read_roots(tree: SearchTree, constants: tuple, result: SearchResult) -> None:
+@entry_point
+def read_roots(tree: SearchTree, constants: Constants, result: SearchResult) -> None:
     """Fill ``result`` with what the search says of every root."""
     n_roots, n_candidates = tree.preferences.shape
     scores = np.empty(n_candidates, np.float64)
-    for root in range(n_roots):
-        n_simulations, most_visits = transformed_scores(tree, root, 0, 0, n_candidates, constants, scores)
-        result.selected[root] = best_of_visits(tree, root, most_visits, most_visits, constants)
-        largest = scores.max()
+    for row in range(n_roots):
+        edges, root = tree.edges[row, :n_candidates], tree.roots[row]
+        scale = normaliser(root, constants)
+        n_simulations, most = transformed_scores(edges, root["network_value"], scale, constants, scores)
+        result.selected[row] = best_of_visits(edges, tree.preferences[row], most, most, scale, constants)
+        largest = scores[0]
+        for i in range(1, n_candidates):
+            largest = scores[i] if scores[i] > largest else largest
         total = 0.0
         for i in range(n_candidates):
             scores[i] = exponential(np.float32(scores[i] - largest))
             total += scores[i]
         weighted_q, weight = 0.0, 0.0
         for i in range(n_candidates):
-            result.improved_policy[root, i] = scores[i] / total
-            result.visit_counts[root, i] = tree.visits[root, i]
-            if tree.visits[root, i] > 0:
-                weighted_q += scores[i] * tree.values[root, i]
+            result.improved_policy[row, i] = scores[i] / total
+            result.visit_counts[row, i] = edges[i]["visits"]
+            if edges[i]["visits"] > 0:
+                weighted_q += scores[i] * edges[i]["value"]
                 weight += scores[i]
-        result.root_values[root] = tree.totals[root, ROOT_SUM] / (1 + n_simulations)
+        result.root_values[row] = root["sum"] / (1 + n_simulations)
         improved = n_simulations * weighted_q / weight
-        result.improved_values[root] = (tree.network_values[root, 0] + improved) / (1 + n_simulations)
+        result.improved_values[row] = (root["network_value"] + improved) / (1 + n_simulations)
 
 
-def search_plan(settings: SearchSettings, n_candidates: int, n_children: int) -> tuple[np.ndarray, tuple]:
+def search_plan(settings: SearchSettings, n_candidates: int, n_children: int) -> tuple[np.ndarray, Constants]:
     """What the kernels need of the settings.
 
-    :return: the schedule of sequential halving ``[n_simulations]`` and the constants ``(discount, c_visit, c_scale,
-        min_value_range)``, floats throughout: an integer discount would compile everything once more
+    :return: the schedule of sequential halving ``[n_simulations]`` and the constants, floats throughout: an integer
+        discount would compile everything once more
     :raises ValueError: if a number is out of its range
     """
     if not 1 <= settings.n_considered <= n_candidates:
@@ -74,8 +81,13 @@ def search_plan(settings: SearchSettings, n_candidates: int, n_children: int) ->
     if not settings.min_value_range > 0:
         raise ValueError(f"min_value_range={settings.min_value_range} must be positive")
     schedule = considered_visits(settings.n_considered, settings.n_simulations)
-    constants = (settings.discount, settings.c_visit, settings.c_scale, settings.min_value_range)
-    return schedule, tuple(map(float, constants))
+    return schedule, Constants(
+        discount=float(settings.discount),
+        c_visit=float(settings.c_visit),
+        c_scale=float(settings.c_scale),
+        min_value_range=float(settings.min_value_range),
+        log_odds=np.log1p(2.0 * np.arange(settings.n_simulations + 1)),
+    )
 
 
 def new_result(n_roots: int, n_candidates: int) -> SearchResult:
@@ -120,12 +132,11 @@ def search(
     tree = new_tree(n_roots, settings.n_simulations, n_candidates, n_children)
     plant(tree, root.values, root.prior_logits, gumbel, *map(float, settings.value_bounds))
 
-    n_parts = nb.get_num_threads() if n_roots >= PARALLEL_ROOTS else 1
     parents, edges = np.zeros(n_roots, np.int64), tree.order[:, 0].astype(np.int64)
-    for node, visits in enumerate([*schedule[1:].tolist(), NO_MORE], start=1):
+    for node in range(1, settings.n_simulations + 1):
         expansion = recurrent_fn(node, parents, edges)
         assert expansion.prior_logits.shape == (n_roots, n_children), expansion.prior_logits.shape
-        _ADVANCE[n_parts > 1](tree, node, expansion, parents, edges, visits, n_candidates, constants, n_parts)
+        _advance(tree, node, expansion, parents, edges, schedule, constants)
 
     result = new_result(n_roots, n_candidates)
     read_roots(tree, constants, result)

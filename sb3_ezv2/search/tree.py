@@ -4,35 +4,52 @@ Node 0 is the root and simulation ``i`` (from 1) creates node ``i``. The edges o
 side: the root's ``n_candidates`` first, then ``n_children`` for each further node. Every node but the root is described
 by the edge that leads to it. Actions and latent states are not in the tree; whoever evaluates the nodes keeps them
 under (node, edge).
+
+What is read together lies together: an edge is half a line of the processor's cache, so a walk down a tree waits for
+few of them.
 """
 
 from typing import NamedTuple
 
-import numba as nb
 import numpy as np
 
-SMALLEST, LARGEST, ROOT_SUM = range(3)
-"""Columns of ``SearchTree.totals``."""
+from sb3_ezv2.compilation import entry_point, inlined
+
+EDGE = np.dtype(
+    [
+        ("value", np.float64),  # q = r + discount * v, the mean over the visits; if it was visited
+        ("visits", np.int32),  # simulations that followed the edge
+        ("node", np.int32),  # behind the edge, if it was visited
+        ("reward", np.float32),  # of the edge, if it was visited
+        ("network_value", np.float32),  # of the node behind the edge, if it was visited
+        ("prior_logit", np.float32),
+    ],
+    align=True,
+)
+"""What the tree knows of an edge."""
+
+ROOT = np.dtype(
+    [
+        ("smallest", np.float64),  # edge value seen in the tree
+        ("largest", np.float64),  # edge value seen in the tree
+        ("sum", np.float64),  # of the root's value estimates, the network's included
+        ("network_value", np.float32),
+        ("depth", np.int32),  # number of edges in the path of the newest simulation
+    ]
+)
+"""What the tree knows of its root."""
 
 
 class SearchTree(NamedTuple):
     """Flat arrays of ``n_roots`` trees with ``n_simulations + 1`` nodes each."""
 
-    visits: np.ndarray  # [n_roots, n_edges] int32, simulations that followed the edge
-    children: np.ndarray  # [n_roots, n_edges] int32, node behind the edge if it was visited
-    values: np.ndarray  # [n_roots, n_edges] float64, edge value q = r + discount * v if it was visited
-    value_sums: np.ndarray  # [n_roots, n_edges] float64, sum of the value estimates of the node behind the edge
-    rewards: np.ndarray  # [n_roots, n_edges] float32, reward of the edge if it was visited
-    prior_logits: np.ndarray  # [n_roots, n_edges] float32
-    network_values: np.ndarray  # [n_roots, n_nodes] float32
+    edges: np.ndarray  # [n_roots, n_edges] EDGE
+    roots: np.ndarray  # [n_roots] ROOT
     preferences: np.ndarray  # [n_roots, n_candidates] float64, noise + prior logits of the root's edges
     order: np.ndarray  # [n_roots, n_candidates] int32, the root's edges by falling preference
     paths: np.ndarray  # [n_roots, n_nodes] int32, edges of the newest simulation from the root to the new node
-    depths: np.ndarray  # [n_roots] int32, how many edges that are
-    totals: np.ndarray  # [n_roots, 3] float64: smallest and largest edge value seen, sum of the root's estimates
 
 
-@nb.njit(nogil=True)
 def new_tree(n_roots: int, n_simulations: int, n_candidates: int, n_children: int) -> SearchTree:
     """Allocate trees whose rows :func:`plant` fills.
 
@@ -41,25 +58,16 @@ def new_tree(n_roots: int, n_simulations: int, n_candidates: int, n_children: in
     :param n_candidates: actions at the root
     :param n_children: actions at every other node
     """
-    n_nodes = n_simulations + 1
-    n_edges = n_candidates + n_simulations * n_children
     return SearchTree(
-        np.empty((n_roots, n_edges), np.int32),
-        np.empty((n_roots, n_edges), np.int32),
-        np.empty((n_roots, n_edges), np.float64),
-        np.empty((n_roots, n_edges), np.float64),
-        np.empty((n_roots, n_edges), np.float32),
-        np.empty((n_roots, n_edges), np.float32),
-        np.empty((n_roots, n_nodes), np.float32),
+        np.empty((n_roots, n_candidates + n_simulations * n_children), EDGE),
+        np.empty(n_roots, ROOT),
         np.empty((n_roots, n_candidates), np.float64),
         np.empty((n_roots, n_candidates), np.int32),
-        np.empty((n_roots, n_nodes), np.int32),
-        np.empty(n_roots, np.int32),
-        np.empty((n_roots, 3), np.float64),
+        np.empty((n_roots, n_simulations + 1), np.int32),
     )
 
 
-@nb.njit(cache=True, nogil=True)
+@entry_point
 def plant(
     tree: SearchTree, values: np.ndarray, prior_logits: np.ndarray, gumbel: np.ndarray, low: float, high: float
 ) -> None:
@@ -74,76 +82,69 @@ def plant(
     :param low: smallest value known beforehand, ``inf`` for none
     :param high: largest value known beforehand, ``-inf`` for none
     """
-    for root in range(values.shape[0]):
-        preferences, order = tree.preferences[root], tree.order[root]
-        for edge in range(preferences.shape[0]):
-            tree.visits[root, edge] = 0
-            tree.prior_logits[root, edge] = prior_logits[root, edge]
-            preference = np.float64(gumbel[root, edge]) + np.float64(prior_logits[root, edge])
-            preferences[edge] = preference
-            place = edge
+    for row in range(values.shape[0]):
+        preferences, order = tree.preferences[row], tree.order[row]
+        for i in range(preferences.shape[0]):
+            edge = tree.edges[row, i]
+            edge["visits"] = 0
+            edge["prior_logit"] = prior_logits[row, i]
+            preference = np.float64(gumbel[row, i]) + np.float64(prior_logits[row, i])
+            preferences[i] = preference
+            place = i
             while place > 0 and preferences[order[place - 1]] < preference:
                 order[place] = order[place - 1]
                 place -= 1
-            order[place] = edge
-        tree.paths[root, 0], tree.depths[root] = order[0], 1
-        tree.network_values[root, 0] = values[root]
-        tree.totals[root, SMALLEST] = low
-        tree.totals[root, LARGEST] = high
-        tree.totals[root, ROOT_SUM] = values[root]
+            order[place] = i
+        tree.paths[row, 0] = order[0]
+        root = tree.roots[row]
+        root["smallest"], root["largest"] = low, high
+        root["sum"] = root["network_value"] = values[row]
+        root["depth"] = 1
 
 
-@nb.njit(nogil=True)
+@inlined
 def edge_offset(node: int, n_candidates: int, n_children: int) -> int:
-    """Index of the first edge of ``node`` among the edges of its root."""
-    return 0 if node == 0 else n_candidates + (node - 1) * n_children
+    """Index of the first edge of ``node``, which is not the root, among the edges of its root."""
+    return n_candidates + (node - 1) * n_children
 
 
-@nb.njit(nogil=True)
+@inlined
 def add_and_back_up(
-    tree: SearchTree,
-    root: int,
-    node: int,
-    reward: float,
-    value: float,
-    prior_logits: np.ndarray,
-    n_candidates: int,
-    discount: float,
+    tree: SearchTree, row: int, node: int, reward: float, value: float, prior_logits: np.ndarray, discount: float
 ) -> None:
     """Add ``node`` at the end of the root's newest path and send its value to the root: ``G <- r + discount * G``.
 
     :param tree: trees with a path chosen by :func:`~sb3_ezv2.search.selection.select`
-    :param root: which of them
+    :param row: which of them
     :param node: number of the new node
     :param reward: of the path's last edge
     :param value: network value of the node
     :param prior_logits: of the node's own edges ``[n_children]``
-    :param n_candidates: actions at the root
     :param discount: of one step
     """
     n_children = prior_logits.shape[0]
-    visits, values, value_sums = tree.visits[root], tree.values[root], tree.value_sums[root]
-    rewards, path, totals = tree.rewards[root], tree.paths[root], tree.totals[root]
-    first_edge = edge_offset(node, n_candidates, n_children)
+    edges, path, root = tree.edges[row], tree.paths[row], tree.roots[row]
+    first_edge = edge_offset(node, tree.preferences.shape[1], n_children)
     for i in range(n_children):
-        visits[first_edge + i] = 0
-        tree.prior_logits[root, first_edge + i] = prior_logits[i]
-    depth = tree.depths[root]
-    last = path[depth - 1]
-    tree.children[root, last] = node
-    tree.network_values[root, node] = value
-    rewards[last] = reward
-    value_sums[last] = 0.0
+        edge = edges[first_edge + i]
+        edge["visits"] = 0
+        edge["prior_logit"] = prior_logits[i]
+    depth = root["depth"]
+    last = edges[path[depth - 1]]
+    last["value"] = 0.0
+    last["node"] = node
+    last["reward"] = reward
+    last["network_value"] = value
 
     estimate = np.float64(value)
-    smallest, largest = totals[SMALLEST], totals[LARGEST]
+    smallest, largest = root["smallest"], root["largest"]
     for step in range(depth):
-        edge = path[depth - 1 - step]
-        visits[edge] += 1
-        value_sums[edge] += estimate
-        q = rewards[edge] + discount * value_sums[edge] / visits[edge]
-        values[edge] = q
-        smallest, largest = min(smallest, q), max(largest, q)
-        estimate = rewards[edge] + discount * estimate
-    totals[SMALLEST], totals[LARGEST] = smallest, largest
-    totals[ROOT_SUM] += estimate
+        edge = edges[path[depth - 1 - step]]
+        edge["visits"] += 1
+        estimate = edge["reward"] + discount * estimate
+        q = edge["value"] + (estimate - edge["value"]) / edge["visits"]
+        edge["value"] = q
+        smallest = q if q < smallest else smallest
+        largest = q if q > largest else largest
+    root["smallest"], root["largest"] = smallest, largest
+    root["sum"] += estimate
