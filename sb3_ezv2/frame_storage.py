@@ -171,7 +171,8 @@ class FrameStorage:
         order = np.argsort(numbers, kind="stable")
         blocks, places = np.divmod(numbers[order], self.block_frames)
         found, starts = np.unique(blocks, return_index=True)
-        for block, start, stop in zip(found, starts, [*starts[1:], len(blocks)], strict=True):
+        stops = np.searchsorted(blocks, found, side="right")
+        for block, start, stop in zip(found, starts, stops, strict=True):
             copy_frames(self.blocks[block], places[start:stop], stacks, order[start:stop])
         return stacks.reshape(*slots.shape, *self.shape)
 
