@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
+import numba as nb
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -522,6 +523,9 @@ def filled(n: int) -> TrajectoryReplayBuffer:
     return buffer
 
 
+@pytest.mark.skipif(
+    bool(nb.config.DISABLE_JIT), reason="copies 60 million bytes one by one, which is for compiled code"
+)
 def test_memory_is_that_of_single_frames_while_filling_saving_and_loading(monkeypatch, tmp_path):
     block, n = 2**18, 5000
     monkeypatch.setattr(frame_storage, "BLOCK_BYTES", block)
