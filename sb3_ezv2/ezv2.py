@@ -52,7 +52,8 @@ class EfficientZeroV2(ReplayAlgorithm):
     :param train_freq: collect this many steps between updates, or ``(n, "step")`` or ``(n, "episode")``
     :param gradient_steps: updates each time; -1 for one per collected transition
     :param replay_buffer_class: subclass of :class:`~sb3_ezv2.replay_buffer.TrajectoryReplayBuffer`
-    :param replay_buffer_kwargs: its further arguments, for example ``{"alpha": 0.6}``
+    :param replay_buffer_kwargs: its further arguments, for example ``{"alpha": 0.6}``; ``n_stack`` is that of a
+        ``VecFrameStack`` around the environments unless given here
     :param n_simulations: model calls per search
     :param n_candidates: actions sampled at the root of a search; ``Discrete`` always has all of them. The prior over
         sampled actions is uniform, so those beyond ``n_considered`` are never visited
@@ -195,14 +196,7 @@ class EfficientZeroV2(ReplayAlgorithm):
             raise ValueError(
                 f"policy={self.policy_class} is not a policy of this algorithm; use 'MlpPolicy' or a subclass"
             )
-        buffer_class = self.replay_buffer_class or TrajectoryReplayBuffer
-        self.replay_buffer = buffer_class(
-            self.buffer_size,
-            self.observation_space,
-            self.action_space,
-            n_envs=self.n_envs,
-            **(self.replay_buffer_kwargs or {}),
-        )
+        self.replay_buffer = self._new_replay_buffer()
         self.policy = self.policy_class(
             self.observation_space,
             self.action_space,

@@ -18,6 +18,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
 from stable_baselines3.common.utils import safe_mean
 
+from sb3_ezv2.frame_storage import frames_stacked_by
 from sb3_ezv2.replay_buffer import TrajectoryReplayBuffer
 from sb3_ezv2.spaces import check_finite
 
@@ -29,7 +30,21 @@ class ReplayAlgorithm(BaseAlgorithm):
     """
 
     replay_buffer: TrajectoryReplayBuffer
+    buffer_size: int
+    replay_buffer_class: type[TrajectoryReplayBuffer] | None
+    replay_buffer_kwargs: dict[str, Any] | None
     _stream_is_whole = True  # whether the buffer holds all that the environments did
+    _n_stack = 1  # of VecFrameStack; saved with the model, which may be loaded without environments
+
+    def _new_replay_buffer(self) -> TrajectoryReplayBuffer:
+        """An empty buffer that stores each frame once where ``VecFrameStack`` is around the environments."""
+        kwargs = dict(self.replay_buffer_kwargs or {})
+        if self.env is not None:
+            self._n_stack = frames_stacked_by(self.env)
+        buffer_class = self.replay_buffer_class or TrajectoryReplayBuffer
+        if buffer_class is TrajectoryReplayBuffer:
+            kwargs.setdefault("n_stack", self._n_stack)
+        return buffer_class(self.buffer_size, self.observation_space, self.action_space, n_envs=self.n_envs, **kwargs)
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         if not self._stream_is_whole:

@@ -18,6 +18,7 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ezv2.compilation import entry_point
+from sb3_ezv2.frame_storage import new_frame_storages
 from sb3_ezv2.spaces import named_arrays, named_spaces, random_actions
 from sb3_ezv2.sum_tree import find_leaves, new_sum_tree, resized, set_priorities
 from sb3_ezv2.type_aliases import ObservationArrays, TrajectoryBatch
@@ -57,7 +58,12 @@ class TrajectoryReplayBuffer:
     :param action_space: ``Discrete`` or ``Box``; actions of a ``Box`` are stored scaled to [-1, 1]
     :param n_envs: number of environments
     :param alpha: exponent of the priorities; 0 samples uniformly
-    :raises ValueError: if the ring of one environment would have fewer than three slots
+    :param n_stack: frames in every image of bytes, of which only the newest is stored with each observation; other
+        parts of the observations are stored whole, as images are where ``n_stack`` is 1
+    :param channels_order: ``"first"`` or ``"last"`` if the frames are not stacked along the axis that
+        :func:`~sb3_ezv2.frame_storage.stack_axis` finds
+    :raises ValueError: if the ring of one environment would have fewer than three slots, or the observation space no
+        images of ``n_stack`` frames
     """
 
     def __init__(
@@ -67,12 +73,16 @@ class TrajectoryReplayBuffer:
         action_space: spaces.Space,
         n_envs: int = 1,
         alpha: float = 0.6,
+        n_stack: int = 1,
+        channels_order: str | None = None,
     ) -> None:
         self.buffer_size = buffer_size
         self.observation_space = observation_space
         self.action_space = action_space
         self.n_envs = n_envs
         self.alpha = alpha
+        self.n_stack = n_stack
+        self.channels_order = channels_order
         self.max_rows = buffer_size // n_envs
         if self.max_rows < 3:
             raise ValueError(
@@ -87,9 +97,11 @@ class TrajectoryReplayBuffer:
         discrete = isinstance(self.action_space, spaces.Discrete)
         action_shape = () if discrete else (get_action_dim(self.action_space),)
         layout = (self.n_rows, self.n_envs)
-        self.observations = {
+        self.stacks = new_frame_storages(self.observation_space, self.n_stack, self.channels_order, self.n_slots)
+        self.observations = {  # stored whole
             key: np.empty((*layout, *space.shape), space.dtype)  # type: ignore[misc]
             for key, space in named_spaces(self.observation_space).items()
+            if key not in self.stacks
         }
         self.actions = np.zeros((*layout, *action_shape), np.int64 if discrete else np.float32)
         self.rewards = np.zeros(layout, np.float32)
@@ -130,13 +142,16 @@ class TrajectoryReplayBuffer:
         :param infos: one dictionary per environment
         :return: slots of the new transitions ``[n_envs]``; they are not sampled before :meth:`update_priorities` has
             given them a priority, see :meth:`take_new_slots`
+        :raises ValueError: if an observation has another shape than its space, or images that are not those of the
+            observation before, one frame later; then nothing of the step is stored
         """
         before, after = self._checked(observations, self.n_envs), self._checked(next_observations, self.n_envs)
         terminals = {int(env): self._checked(infos[env]["terminal_observation"], None) for env in np.flatnonzero(dones)}
+        self._check_stacks(before, after, terminals)
         slots = np.empty(self.n_envs, np.int64)
         for env in range(self.n_envs):
             if self.frontiers[env] == NO_FRONTIER:
-                self._write_observation({key: value[env] for key, value in before.items()}, env)
+                self._write_observation({key: value[env] for key, value in before.items()}, env, begins=True)
             row = self.frontiers[env]
             self.actions[row, env] = actions[env]
             self.rewards[row, env] = rewards[env]
@@ -144,10 +159,10 @@ class TrajectoryReplayBuffer:
             self.n_transitions += 1
             slots[env] = row * self.n_envs + env
             if dones[env]:
-                self._write_observation(terminals[env], env)
+                self._write_observation(terminals[env], env, begins=False)
                 truncated = infos[env].get("TimeLimit.truncated", False)
                 self.kinds[self.frontiers[env], env] = TRUNCATED if truncated else TERMINATED
-            self._write_observation({key: value[env] for key, value in after.items()}, env)
+            self._write_observation({key: value[env] for key, value in after.items()}, env, begins=bool(dones[env]))
         self._new_slots.append(slots)
         return slots
 
@@ -166,6 +181,27 @@ class TrajectoryReplayBuffer:
                 )
         return named
 
+    def _check_stacks(
+        self, before: ObservationArrays, after: ObservationArrays, terminals: dict[int, ObservationArrays]
+    ) -> None:
+        """Make sure that the images can be rebuilt, before anything of the step is written.
+
+        :raises ValueError: if an image is not the one before it in its stream, one frame later
+        """
+        for key, stacks in self.stacks.items():
+            for env, frontier in enumerate(self.frontiers):
+                known = frontier != NO_FRONTIER
+                last = stacks.read(np.array(frontier * self.n_envs + env)) if known else before[key][env]
+                following = terminals[env][key] if env in terminals else after[key][env]
+                if not stacks.follows(following, last):
+                    raise ValueError(
+                        f"n_stack={self.n_stack} and channels_order={self.channels_order!r} do not fit observation "
+                        f"{key!r} of environment {env}: its older frames are not the newer frames of the observation "
+                        "before; nothing of the step was stored. Pass the number of frames that the environment "
+                        "stacks and their channels_order ('first' or 'last'), or store whole observations with "
+                        "replay_buffer_kwargs={'n_stack': 1}"
+                    )
+
     def take_new_slots(self) -> np.ndarray:
         """Slots of the transitions stored since the last call, which have no priority yet."""
         slots = np.concatenate([np.empty(0, np.int64), *self._new_slots])
@@ -178,13 +214,21 @@ class TrajectoryReplayBuffer:
             self.kinds[self.frontiers[env], env] = TRUNCATED
         self.frontiers[:] = NO_FRONTIER
 
-    def _write_observation(self, observation: ObservationArrays, env: int) -> None:
-        """Put the next observation of a stream into its ring; it becomes the frontier."""
+    def _write_observation(self, observation: ObservationArrays, env: int, begins: bool) -> None:
+        """Put the next observation of a stream into its ring; it becomes the frontier.
+
+        :param observation: by key
+        :param env: environment
+        :param begins: whether it is the first one of an episode or of a stream
+        """
         row = int(self.next_rows[env])
         if row == self.n_rows:
             self._grow()
         for key, array in self.observations.items():
             array[row, env] = observation[key]
+        previous = None if begins else int(self.frontiers[env]) * self.n_envs + env
+        for key, stacks in self.stacks.items():
+            stacks.write(row * self.n_envs + env, observation[key], previous)
         self.observation_ids[row, env] = self.n_observations
         self.n_observations += 1
         if self.kinds[row, env] == TRANSITION:
@@ -208,6 +252,8 @@ class TrajectoryReplayBuffer:
         self.kinds = extended(self.kinds, EMPTY)
         self.observation_ids = extended(self.observation_ids, -1)
         self.n_rows += added
+        for stacks in self.stacks.values():
+            stacks.grow(self.n_slots)
         self.sum_tree = resized(self.sum_tree, self.n_rows * self.n_envs)
 
     # -- reading ---------------------------------------------------------------------------------------------------
@@ -224,6 +270,7 @@ class TrajectoryReplayBuffer:
     def observations_at(self, slots: np.ndarray, env: VecNormalize | None = None) -> ObservationArrays:
         """Observations ``[*slots.shape, ...]``, normalised if a ``VecNormalize`` is given."""
         found = {key: array.reshape(-1, *array.shape[2:])[slots] for key, array in self.observations.items()}
+        found |= {key: stacks.read(slots) for key, stacks in self.stacks.items()}
         if env is None:
             return found
         named = isinstance(self.observation_space, spaces.Dict)

@@ -25,6 +25,7 @@ LAYERS = {
     "targets": 1,
     "augmentation": 1,
     "sum_tree": 1,
+    "frame_storage": 1,
     "replay_buffer": 1,
     "search": 1,
     "networks": 2,
