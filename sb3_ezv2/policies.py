@@ -106,9 +106,10 @@ class PlanningPolicy(BasePolicy):
             **self.network_kwargs,
         }
 
-    def set_training_mode(self, mode: bool) -> None:
-        """Remember the mode, as SB3 asks; the model is always in training mode and its copies never are."""
+    def train(self, mode: bool = True) -> "PlanningPolicy":
+        """Remember the mode, nothing more: the model is always in training mode and its copies never are."""
         self.training = mode
+        return self
 
     def seed_planning(self, seed: int | None) -> None:
         """Restart the random numbers of exploring searches."""

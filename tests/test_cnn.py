@@ -149,27 +149,44 @@ def test_first_predictions_are_zero():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_rows_of_a_batch_are_independent(training):
+def test_rows_of_a_batch_are_independent_where_the_model_acts_and_searches(training):
     space = image_space(3, 32, 40)
     policy = tiny_policy(space, CONTINUOUS)
     policy.train(training)
     images = samples(space, 4)
     others = images.clone()
     others[1:] = samples(space, 3, seed=9)
-    for one, other in (
-        (policy.model.initial_inference({"observation": x}) for x in pair)
-        for pair in ((images, others), (images, images[:1]))
-    ):
-        for ours, theirs in zip(one, other, strict=True):
-            th.testing.assert_close(ours[0], theirs[0], rtol=1e-4, atol=1e-4)
-    latents = policy.model.represent({"observation": images})
-    actions = th.zeros(4, 2)
-    th.testing.assert_close(
-        policy.model.next_latents(latents, actions)[:1],
-        policy.model.next_latents(latents[:1], actions[:1]),
-        rtol=1e-4,
-        atol=1e-4,
-    )
+    for model in (policy.average_model, policy.target_model):
+        for one, other in (
+            (model.initial_inference({"observation": x}) for x in pair)
+            for pair in ((images, others), (images, images[:1]))
+        ):
+            for ours, theirs in zip(one, other, strict=True):
+                th.testing.assert_close(ours[0], theirs[0], rtol=1e-4, atol=1e-4)
+        latents = model.represent({"observation": images})
+        actions = th.zeros(4, 2)
+        th.testing.assert_close(
+            model.next_latents(latents, actions)[:1],
+            model.next_latents(latents[:1], actions[:1]),
+            rtol=1e-4,
+            atol=1e-4,
+        )
+
+
+def test_training_takes_away_what_a_batch_has_in_common_and_the_copies_learn_it():
+    space = image_space(1, 32, 32)
+    policy = CnnPolicy(space, DISCRETE, lambda _: 1e-3, **TINY_IMAGE_NETWORK)
+    images = samples(space, 16)
+    before = policy.average_model.represent({"observation": images})
+    for _ in range(60):
+        of_batch = policy.model.represent({"observation": images})
+        policy.update_average(0.05)
+    policy.update_target()
+    # The weights are those of the beginning, so that only the running statistics can have changed the copies.
+    for copy in (policy.average_model, policy.target_model):
+        running = copy.represent({"observation": images})
+        th.testing.assert_close(running, of_batch, rtol=0.05, atol=0.05)
+        assert (running - before).abs().max() > 0.5
 
 
 def test_channel_orders_are_the_same_image():
