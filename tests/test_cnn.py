@@ -178,7 +178,7 @@ def test_training_takes_away_what_a_batch_has_in_common_and_the_copies_learn_it(
     policy = CnnPolicy(space, DISCRETE, lambda _: 1e-3, **TINY_IMAGE_NETWORK)
     images = samples(space, 16)
     before = policy.average_model.represent({"observation": images})
-    for _ in range(60):
+    for _ in range(200):
         of_batch = policy.model.represent({"observation": images})
         policy.update_average(0.05)
     policy.update_target()
