@@ -13,7 +13,7 @@ MARGIN = 4
 """Pixels around the field: as many as augmentation shifts an image by, so that nothing is ever moved out of sight."""
 BEST_RETURN = 1.0
 RANDOM_RETURN = -0.25
-"""Wherever the paddle is in the end, it catches three balls of eight."""
+"""Wherever the paddle is in the end, it covers three columns of eight."""
 FIELD_GREY, PADDLE_GREY, BALL_GREY = 50, 150, 255
 
 
@@ -34,14 +34,14 @@ class Catch(gym.Env):
 
     def __init__(self) -> None:
         self.row = self.column = 0
-        self.paddle = N_CELLS // 2
+        self.paddle: float = N_CELLS // 2  # column of its middle
 
     def _image(self) -> np.ndarray:
         image = np.zeros(self.observation_space.shape, np.uint8)
         image[MARGIN : MARGIN + N_CELLS * CELL, MARGIN : MARGIN + N_CELLS * CELL] = FIELD_GREY
         paddle = (N_CELLS - 1, self.paddle - 1, 3, PADDLE_GREY)
         for row, column, width, grey in (paddle, (self.row, self.column, 1, BALL_GREY)):
-            top, left = MARGIN + CELL * row, MARGIN + CELL * column
+            top, left = MARGIN + CELL * row, MARGIN + round(CELL * column)
             image[top : top + CELL, left : left + CELL * width] = grey
         return image
 
@@ -54,10 +54,27 @@ class Catch(gym.Env):
         self.column = int(self.np_random.integers(N_CELLS))
         return self._image(), {}
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def _shift(self, action: Any) -> float:
+        """Columns that the paddle moves to the right."""
+        return (0, -1, 1)[int(action)]
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Move the paddle, then let the ball fall by one cell."""
-        self.paddle = int(np.clip(self.paddle + (0, -1, 1)[int(action)], 1, N_CELLS - 2))
+        self.paddle = min(max(self.paddle + self._shift(action), 1), N_CELLS - 2)
         self.row += 1
         done = self.row == N_CELLS - 1
-        reward = (1.0 if abs(self.paddle - self.column) <= 1 else -1.0) if done else 0.0
+        reward = (1.0 if abs(self.paddle - self.column) <= 1.5 else -1.0) if done else 0.0
         return self._image(), reward, done, False, {}
+
+
+class CatchContinuous(Catch):
+    """Catch a falling ball with a paddle that stops anywhere.
+
+    As :class:`Catch`, but the action is how far the paddle moves to the right, from -1 to 1 columns, so that it can
+    stand between two columns; the image shows its place to a third of a column. Best and random return are the same.
+    """
+
+    action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def _shift(self, action: Any) -> float:
+        return float(np.clip(action[0], -1.0, 1.0))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 from stable_baselines3.common.utils import LinearSchedule
 
-from benchmarks.pixel_tasks import Catch
+from benchmarks.pixel_tasks import Catch, CatchContinuous
 from sb3_ezv2.envs.dmc import make_dmc
 
 
@@ -54,4 +54,5 @@ TASKS = {
     ),
     "walker-walk": Task(lambda: make_dmc("walker-walk"), 50_000, 2_500, WALKER_SETTINGS, {50_000: 940}),
     "catch": Task(Catch, 5_000, 500, CATCH_SETTINGS, {5_000: 0.95}, "CnnPolicy"),
+    "catch-continuous": Task(CatchContinuous, 5_000, 500, CATCH_SETTINGS, {5_000: 0.9}, "CnnPolicy"),
 }
