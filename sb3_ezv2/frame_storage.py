@@ -9,7 +9,6 @@ a stack is complete wherever the ring of the replay buffer has its head.
 
 import math
 
-import numba as nb
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import (
@@ -23,6 +22,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 from sb3_ezv2.arguments import check_integer
+from sb3_ezv2.compilation import entry_point
 from sb3_ezv2.spaces import named_spaces
 
 BLOCK_BYTES = 2**22
@@ -35,7 +35,7 @@ KEEPS_STACKS = (VecCheckNan, VecMonitor, VecNormalize, VecTransposeImage, VecVid
 """Wrappers around ``VecFrameStack`` that leave bytes as they are."""
 
 
-@nb.njit(cache=True, nogil=True)
+@entry_point
 def copy_frames(block: np.ndarray, places: np.ndarray, stacks: np.ndarray, targets: np.ndarray) -> None:
     """Copy frames of one block into stacks.
 
