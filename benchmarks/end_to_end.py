@@ -7,13 +7,8 @@ Nothing is evaluated; what random actions collect before the first update is not
 """
 
 import argparse
-import json
-import platform
-import resource
-import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +16,13 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
-from benchmarks.learning_curve import current_commit
+from benchmarks.memory import peak_bytes
+from benchmarks.records import RESULTS, new_record, write_record
 from benchmarks.search_cost import PROPRIO_NETWORK
 from benchmarks.tasks import TASKS
 from sb3_ezv2 import EfficientZeroV2
 
-RESULT = Path(__file__).parent / "results" / "end_to_end.json"
+RESULT = RESULTS / "end_to_end.json"
 TASK = "walker-walk"
 N_RANDOM = 1_000
 PAPER: dict[str, Any] = {
@@ -86,15 +82,10 @@ class Progress(BaseCallback):
         elif self.num_timesteps > N_RANDOM:
             self.searched.append(self.model.reanalyzer.searched_fraction)  # type: ignore[attr-defined]
             if self.num_timesteps % REPORT_INTERVAL == 0:
-                self.memory.append((self.num_timesteps, peak_memory()))
+                self.memory.append((self.num_timesteps, peak_bytes() / 2**20))
                 rate = (self.num_timesteps - N_RANDOM) / (time.perf_counter() - self.began)
                 print(f"{self.num_timesteps:>7} {rate:>7.1f} decisions/s {self.memory[-1][1]:>7.0f} MB", flush=True)
         return True
-
-
-def peak_memory() -> float:
-    """Largest resident memory of this process so far in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def measure(settings: dict[str, Any], n_decisions: int, n_envs: int) -> dict[str, Any]:
@@ -143,17 +134,13 @@ def main() -> None:
     settings = {} if arguments.defaults else PAPER
     found = measure(settings | {"n_threads": arguments.threads}, arguments.decisions, arguments.n_envs)
     record = {
-        "command": f"python -m benchmarks.end_to_end {' '.join(sys.argv[1:])}".strip(),
-        "commit": current_commit(),
-        "machine": platform.processor() or platform.machine(),
-        "versions": {name: version(name) for name in ("torch", "numpy", "numba")},
+        **new_record("end_to_end", "torch", "numpy", "numba"),
         **found,
     }
     for name, share in sorted(found["shares"].items(), key=lambda item: -item[1]):
         print(f"{name:<14} {100 * share:>6.1f} %")
     print(f"{found['decisions_per_second']:.1f} decisions/s, {100 * found['searched_fraction']:.1f} % searched")
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+    write_record(arguments.out, record)
 
 
 if __name__ == "__main__":

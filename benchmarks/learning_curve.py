@@ -7,10 +7,7 @@ seed, the commit and the wall-clock time. The file is rewritten after every eval
 
 import argparse
 import json
-import subprocess
-import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +15,13 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
+from benchmarks.records import RESULTS, command_line, current_commit, versions
 from benchmarks.tasks import TASKS, Task
 from sb3_ezv2 import EfficientZeroV2
 
-RESULTS = Path(__file__).parent / "results"
 N_EPISODES = 20
 EVAL_SEED = 10_000
 """Added to the seed of the run for the evaluation environments."""
-
-
-def current_commit() -> str:
-    """Commit of the working tree, marked when there are changes to tracked files other than stored results."""
-    commit = ["git", "rev-parse", "--short=12", "HEAD"]
-    described = subprocess.run(commit, capture_output=True, text=True, check=True).stdout.strip()
-    changes = ["git", "diff", "--quiet", "HEAD", "--", ".", f":(exclude){RESULTS}"]
-    return described if subprocess.run(changes, check=False).returncode == 0 else f"{described}-dirty"
 
 
 class StoreCurve(BaseCallback):
@@ -112,9 +101,9 @@ def main() -> None:
         "task": arguments.task,
         "seed": arguments.seed,
         "settings": settings,
-        "command": f"python -m benchmarks.learning_curve {' '.join(sys.argv[1:])}",
+        "command": command_line("learning_curve"),
         "commit": current_commit(),
-        "versions": {name: version(name) for name in ("torch", "numpy", "numba", "stable_baselines3", "gymnasium")},
+        "versions": versions("torch", "numpy", "numba", "stable_baselines3", "gymnasium"),
     }
     env = make_vec_env(task.make_env, 1, seed=arguments.seed)
     model = EfficientZeroV2(task.policy, env, seed=arguments.seed, **settings)

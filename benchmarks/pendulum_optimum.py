@@ -13,7 +13,8 @@ import gymnasium as gym
 import numba as nb
 import numpy as np
 
-from benchmarks.learning_curve import EVAL_SEED, N_EPISODES, RESULTS
+from benchmarks.learning_curve import EVAL_SEED, N_EPISODES
+from benchmarks.records import RESULTS
 
 N_STEPS = 200
 N_ANGLES, N_SPEEDS, N_TORQUES = 401, 401, 41

@@ -15,7 +15,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from benchmarks.learning_curve import RESULTS
+from benchmarks.records import RESULTS
 from benchmarks.tasks import TASKS
 
 PICTURE = Path(__file__).parent / "learning_curves.png"

@@ -7,26 +7,22 @@ file takes as much room on the disk as the buffer in memory.
 """
 
 import argparse
-import json
 import multiprocessing
-import platform
-import resource
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
 
-from benchmarks.learning_curve import current_commit
+from benchmarks.memory import peak_bytes
+from benchmarks.records import RESULTS, new_record, write_record
 from sb3_ezv2 import TrajectoryReplayBuffer
 
-RESULT = Path(__file__).parent / "results" / "replay_memory.json"
+RESULT = RESULTS / "replay_memory.json"
 SIZE, N_CHANNELS, N_STACK = 96, 3, 4
 EPISODE = 500
 """Steps of an episode, as in dm_control with every action done twice."""
@@ -34,9 +30,8 @@ BATCH, UNROLL, TD_STEPS = 256, 5, 5
 
 
 def peak_gb() -> float:
-    """Largest resident set of this process so far, in units of 10^9 bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    """Peak memory of this process in units of 10^9 bytes."""
+    return peak_bytes() / 1e9
 
 
 def frame_of(number: int) -> np.ndarray:
@@ -150,16 +145,12 @@ def main() -> None:
                 shown = ", ".join(f"{key} {value:,.3f}" for key, value in values.items())
                 print(f"{name:<13} {part:<8} {shown}", flush=True)
     record = {
-        "command": f"python -m benchmarks.replay_memory {' '.join(sys.argv[1:])}".strip(),
-        "commit": current_commit(),
-        "machine": platform.processor() or platform.machine(),
-        "versions": {name: version(name) for name in ("numpy", "numba", "stable_baselines3")},
+        **new_record("replay_memory", "numpy", "numba", "stable_baselines3"),
         "transitions": arguments.transitions,
         "stack": [N_STACK, N_CHANNELS, SIZE, SIZE],
         "measured": found,
     }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+    write_record(arguments.out, record)
 
 
 if __name__ == "__main__":

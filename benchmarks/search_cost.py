@@ -6,13 +6,9 @@ time of each are kept. One thread throughout: ``OMP_NUM_THREADS=1 NUMBA_NUM_THRE
 """
 
 import argparse
-import json
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +16,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 
-from benchmarks.learning_curve import current_commit
+from benchmarks.records import RESULTS, new_record, write_record
 from sb3_ezv2.networks.model import EfficientZeroModel
 from sb3_ezv2.planning import Planner
 from sb3_ezv2.policies import MlpPolicy
@@ -28,7 +24,7 @@ from sb3_ezv2.search import search
 from sb3_ezv2.tensors import torch_threads
 from sb3_ezv2.type_aliases import Expansion, SearchRoot, SearchSettings
 
-RESULT = Path(__file__).parent / "results" / "search_cost.json"
+RESULT = RESULTS / "search_cost.json"
 OBSERVATION = spaces.Box(-1.0, 1.0, (24,))
 PROPRIO_NETWORK = {"latent_dim": 128, "hidden_dim": 256, "n_blocks": 2, "projection_dim": 512}
 """Sizes of the paper's network for vectors."""
@@ -130,10 +126,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT, help="file to write")
     arguments = parser.parse_args()
     record: dict[str, Any] = {
-        "command": f"python -m benchmarks.search_cost {' '.join(sys.argv[1:])}".strip(),
-        "commit": current_commit(),
-        "machine": platform.processor() or platform.machine(),
-        "versions": {name: version(name) for name in ("torch", "numpy", "numba")},
+        **new_record("search_cost", "torch", "numpy", "numba"),
         "tree": [],
         "search": [],
     }
@@ -152,8 +145,7 @@ def main() -> None:
                 record["search"].append({"setting": name, "roots": n_roots, "milliseconds": found, "ratio": ratio})
                 numbers = f"{found['search']['min']:>8.2f} {found['network']['min']:>8.2f} {ratio:>8.2f}"
                 print(f"{name:<44} {n_roots:>5} {numbers}", flush=True)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+    write_record(arguments.out, record)
 
 
 if __name__ == "__main__":

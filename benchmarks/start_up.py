@@ -6,19 +6,16 @@ for a discrete and for a continuous task.
 """
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.learning_curve import current_commit
+from benchmarks.records import RESULTS, new_record, write_record
 
-RESULT = Path(__file__).parent / "results" / "start_up.json"
+RESULT = RESULTS / "start_up.json"
 IMPORT = """
 import time
 import stable_baselines3
@@ -68,14 +65,10 @@ def main() -> None:
     for name, value in found.items():
         print(f"{name:<42} {value:>6.2f} s")
     record = {
-        "command": f"python -m benchmarks.start_up {' '.join(sys.argv[1:])}".strip(),
-        "commit": current_commit(),
-        "machine": platform.processor() or platform.machine(),
-        "versions": {name: version(name) for name in ("torch", "numpy", "numba", "stable_baselines3")},
+        **new_record("start_up", "torch", "numpy", "numba", "stable_baselines3"),
         "seconds": found,
     }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+    write_record(arguments.out, record)
 
 
 if __name__ == "__main__":

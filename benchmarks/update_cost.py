@@ -7,24 +7,20 @@ bare update in the obvious order, which evaluates all heads and projections at e
 """
 
 import argparse
-import json
-import platform
-import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch as th
 import torch.nn.functional as F
 
-from benchmarks.learning_curve import current_commit
+from benchmarks.records import RESULTS, new_record, write_record
 from benchmarks.search_cost import PROPRIO_NETWORK, take_turns
 from benchmarks.tasks import TASKS
 from sb3_ezv2 import EfficientZeroV2
 from sb3_ezv2.losses import LossCoefficients, TensorBatch, categorical_loss, tensor_batch, unroll_loss
 from sb3_ezv2.networks.model import EfficientZeroModel
 
-RESULT = Path(__file__).parent / "results" / "update_cost.json"
+RESULT = RESULTS / "update_cost.json"
 N_TRANSITIONS = 600
 SETTINGS: dict[str, dict[str, Any]] = {
     "defaults, batch 64": {},
@@ -117,10 +113,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT, help="file to write")
     arguments = parser.parse_args()
     record: dict[str, Any] = {
-        "command": f"python -m benchmarks.update_cost {' '.join(sys.argv[1:])}".strip(),
-        "commit": current_commit(),
-        "machine": platform.processor() or platform.machine(),
-        "versions": {name: version(name) for name in ("torch", "numpy")},
+        **new_record("update_cost", "torch", "numpy"),
         "updates": [],
     }
     th.set_num_threads(1)
@@ -136,8 +129,7 @@ def main() -> None:
             f"{every_step / bare:>16.2f}",
             flush=True,
         )
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+    write_record(arguments.out, record)
 
 
 if __name__ == "__main__":

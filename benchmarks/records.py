@@ -1,0 +1,45 @@
+"""What every stored result says of where it comes from."""
+
+import json
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def current_commit() -> str:
+    """Commit of the working tree, marked when there are changes to tracked files other than stored results."""
+    commit = ["git", "rev-parse", "--short=12", "HEAD"]
+    described = subprocess.run(commit, capture_output=True, text=True, check=True).stdout.strip()
+    changes = ["git", "diff", "--quiet", "HEAD", "--", ".", f":(exclude){RESULTS}"]
+    return described if subprocess.run(changes, check=False).returncode == 0 else f"{described}-dirty"
+
+
+def command_line(name: str) -> str:
+    """The command that runs ``benchmarks.<name>`` as this process was called."""
+    return f"python -m benchmarks.{name} {' '.join(sys.argv[1:])}".strip()
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Installed versions by package."""
+    return {package: version(package) for package in packages}
+
+
+def new_record(name: str, *packages: str) -> dict[str, Any]:
+    """Command, commit, machine and versions of ``packages``, to which ``benchmarks.<name>`` adds what it measures."""
+    return {
+        "command": command_line(name),
+        "commit": current_commit(),
+        "machine": platform.processor() or platform.machine(),
+        "versions": versions(*packages),
+    }
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Store a record as JSON, in a folder that need not exist."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n")
