@@ -4,14 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 
 AT_LEAST_ONE = (
     "buffer_size",
     "batch_size",
+    "random_repeat",
     "n_simulations",
     "n_candidates",
     "unroll_steps",
-    "td_steps",
     "target_update_interval",
 )
 AT_LEAST_ZERO = (
@@ -26,6 +27,10 @@ AT_LEAST_ZERO = (
     "consistency_coef",
     "ent_coef",
 )
+
+
+TD_STEPS_DISCRETE, TD_STEPS_CONTINUOUS = 20, 5
+"""Default of ``td_steps``; see the page "Deviations from the paper"."""
 
 
 def check_integer(name: str, value: object, low: int) -> None:
@@ -45,6 +50,17 @@ def check_range(name: str, value: float, low: float, high: float = np.inf) -> No
     if not low <= value <= high:
         limits = f"at least {low}" if high == np.inf else f"between {low} and {high}"
         raise ValueError(f"{name}={value} must be {limits}")
+
+
+def td_steps_or_default(td_steps: int | None, action_space: spaces.Space) -> int:
+    """``td_steps``, or what suits the action space if it is ``None``.
+
+    :raises ValueError: if it is not at least 1
+    """
+    if td_steps is None:
+        return TD_STEPS_DISCRETE if isinstance(action_space, spaces.Discrete) else TD_STEPS_CONTINUOUS
+    check_integer("td_steps", td_steps, 1)
+    return td_steps
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ from stable_baselines3.common.type_aliases import (
 from stable_baselines3.common.utils import LinearSchedule, should_collect_more_steps
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ezv2.arguments import check_arguments
+from sb3_ezv2.arguments import check_arguments, td_steps_or_default
 from sb3_ezv2.losses import LossCoefficients, tensor_batch, unroll_loss
 from sb3_ezv2.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PlanningPolicy
 from sb3_ezv2.reanalyze import MixedValueRule, Reanalyzer
@@ -54,6 +54,8 @@ class EfficientZeroV2(ReplayAlgorithm):
     :param replay_buffer_class: subclass of :class:`~sb3_ezv2.replay_buffer.TrajectoryReplayBuffer`
     :param replay_buffer_kwargs: its further arguments, for example ``{"alpha": 0.6}``; ``n_stack`` is that of a
         ``VecFrameStack`` around the environments unless given here
+    :param random_repeat: steps that each random action before ``learning_starts`` is held for. Independent actions
+        cancel each other; held ones reach states that lie far away, such as the goal of MountainCar
     :param n_simulations: model calls per search
     :param n_candidates: actions sampled at the root of a search; ``Discrete`` always has all of them. The prior over
         sampled actions is uniform, so those beyond ``n_considered`` are never visited
@@ -62,7 +64,7 @@ class EfficientZeroV2(ReplayAlgorithm):
         policy with a larger standard deviation (paper, section 4.1)
     :param flatten_factor: multiplies that standard deviation
     :param unroll_steps: dynamics steps of the loss
-    :param td_steps: rewards in the multi-step value target
+    :param td_steps: rewards in the multi-step value target; ``None`` for 20 with discrete actions and 5 with others
     :param td_phase: T1 of the mixed value target: until then it is the multi-step return everywhere. A number of
         updates (``int``) or a fraction of the run (``float``)
     :param td_fresh: T2 of the mixed value target: the newest states keep the multi-step return. A number of
@@ -97,6 +99,7 @@ class EfficientZeroV2(ReplayAlgorithm):
     }
     policy: PlanningPolicy
     reanalyzer: Reanalyzer
+    _random_actions: np.ndarray | None = None  # held before learning_starts
 
     def __init__(
         self,
@@ -112,13 +115,14 @@ class EfficientZeroV2(ReplayAlgorithm):
         gradient_steps: int = -1,
         replay_buffer_class: type[TrajectoryReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
+        random_repeat: int = 1,
         n_simulations: int = 16,
         n_candidates: int = 16,
         n_considered: int | None = None,
         n_policy_candidates: int = 4,
         flatten_factor: float = 3.0,
         unroll_steps: int = 5,
-        td_steps: int = 20,
+        td_steps: int | None = None,
         td_phase: int | float = 0.1,
         td_fresh: int | float = 1_000,
         target_update_interval: int = 50,
@@ -160,6 +164,7 @@ class EfficientZeroV2(ReplayAlgorithm):
         self.gradient_steps = gradient_steps
         self.replay_buffer_class = replay_buffer_class
         self.replay_buffer_kwargs = replay_buffer_kwargs
+        self.random_repeat = random_repeat
         self.n_simulations = n_simulations
         self.n_candidates = n_candidates
         self.n_considered = n_considered
@@ -191,6 +196,7 @@ class EfficientZeroV2(ReplayAlgorithm):
         self.set_random_seed(self.seed)
         check_action_space(self.action_space)
         check_observation_space(self.observation_space)
+        self._n_step = td_steps_or_default(self.td_steps, self.action_space)
         check_arguments(vars(self))
         if not issubclass(self.policy_class, PlanningPolicy):
             raise ValueError(
@@ -227,10 +233,7 @@ class EfficientZeroV2(ReplayAlgorithm):
     def _excluded_save_params(self) -> list[str]:
         return [
             *super()._excluded_save_params(),
-            "replay_buffer",
-            "reanalyzer",
-            "rng",
-            "_stream_is_whole",
+            *("replay_buffer", "reanalyzer", "rng", "_random_actions", "_stream_is_whole"),
         ]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
@@ -308,7 +311,9 @@ class EfficientZeroV2(ReplayAlgorithm):
     def _choose_actions(self, n_envs: int) -> np.ndarray:
         """Actions counted from 0 or scaled to [-1, 1]: random ones first, then those of an exploring search."""
         if self.num_timesteps < self.learning_starts:
-            return random_actions(self.action_space, (n_envs,), self.rng)
+            if self._random_actions is None or self.num_timesteps // n_envs % self.random_repeat == 0:
+                self._random_actions = random_actions(self.action_space, (n_envs,), self.rng)
+            return self._random_actions
         assert self._last_obs is not None
         tensors, _ = self.policy.obs_to_tensor(self._last_obs)
         return self.policy.search(tensors).actions
@@ -340,7 +345,7 @@ class EfficientZeroV2(ReplayAlgorithm):
             if self._n_updates % self.target_update_interval == 0:
                 self._refresh_target()
             batch = self.replay_buffer.sample(
-                self.batch_size, self.unroll_steps, self.td_steps, self.priority_beta, self.rng, self._vec_normalize_env
+                self.batch_size, self.unroll_steps, self._n_step, self.priority_beta, self.rng, self._vec_normalize_env
             )
             targets = self.reanalyzer.targets(
                 batch,

@@ -341,6 +341,28 @@ def test_deterministic_prediction_depends_on_the_observation_alone(kind):
     np.testing.assert_allclose(backwards[::-1], first, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("space", [ACTION_SPACES["box64"], spaces.Discrete(50)], ids=["box", "discrete"])
+@pytest.mark.parametrize("random_repeat", [1, 5])
+def test_random_actions_are_held(space, random_repeat):
+    steps: list[np.ndarray] = []
+    model = tiny_model(provenance_envs(2, space), learning_starts=40, random_repeat=random_repeat, seed=3)
+    model.learn(60, callback=lambda found, _: steps.append(found["actions"]) or True)
+    taken = np.stack(steps[:20]).reshape(20, 2)
+    changes = (np.diff(taken, axis=0) != 0).any(axis=1)
+    held = np.arange(1, 20) % random_repeat != 0
+    assert not changes[held].any() and changes[~held].all()
+    assert (taken[:, 0] != taken[:, 1]).any()
+
+
+@pytest.mark.parametrize("space, expected", [(spaces.Discrete(2), 20), (SMALL_BOX, 5)], ids=["discrete", "box"])
+def test_steps_of_the_multi_step_return_suit_the_actions(space, expected, tmp_path):
+    model = tiny_model(RandomEnv(action_space=space)).learn(40)
+    model.save(tmp_path / "model")
+    for some in (model, EfficientZeroV2.load(tmp_path / "model")):
+        assert some._n_step == expected
+    assert tiny_model(RandomEnv(action_space=space), td_steps=3)._n_step == 3
+
+
 def test_prediction_explores_unless_it_is_deterministic(continuous):
     batch = observations_of(continuous, 10)
     first, second = (continuous.predict(batch)[0] for _ in range(2))

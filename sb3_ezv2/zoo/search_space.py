@@ -30,7 +30,7 @@ def sample_ezv2_params(
     sampled: dict[str, Any] = {
         "n_simulations_pow": trial.suggest_int("n_simulations_pow", 3, 6),
         "unroll_steps": trial.suggest_int("unroll_steps", 2, 8),
-        "td_steps": trial.suggest_int("td_steps", 1, 10),
+        "td_steps": trial.suggest_int("td_steps", 1, 20),
         "td_phase": trial.suggest_float("td_phase", 0.0, 1.0),
         "td_fresh": trial.suggest_float("td_fresh", 0.0, 1.0),
         "one_minus_gamma": trial.suggest_float("one_minus_gamma", 0.001, 0.05, log=True),
