@@ -8,8 +8,8 @@ depend on each other, so they are searched in chunks whose trees and latent stat
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-import numba as nb
 import numpy as np
+from numba.core import config
 
 from sb3_ezv2.compilation import entry_point, inlined
 from sb3_ezv2.networks.fused import (
@@ -26,6 +26,8 @@ from sb3_ezv2.search.selection import select
 from sb3_ezv2.search.tree import SearchTree, add_and_back_up, new_tree, plant
 from sb3_ezv2.type_aliases import Noise, SearchResult, SearchSettings
 
+MAX_THREADS: int = config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+"""From numba's configuration: ``numba.get_num_threads`` would start its threads and change how many torch has."""
 CHUNK = 128
 """States searched together, and the most that one inference evaluates."""
 
@@ -253,7 +255,7 @@ def fused_search(
         return finite
 
     chunks = bounds[:-1].tolist(), bounds[1:].tolist()
-    n_threads = min(nb.get_num_threads(), len(bounds) - 1)
+    n_threads = min(MAX_THREADS, len(bounds) - 1)
     if n_threads > 1:
         # Threads of Python: the compiled search holds no lock, and BLAS must not be called from numba's own threads.
         with ThreadPoolExecutor(n_threads) as pool:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,7 @@ from tests.tiny import (
     tiny_model,
 )
 
+ROOT = Path(__file__).parents[1]
 STEPS = 45
 """More than the 30 that precede the first update."""
 
@@ -184,6 +188,18 @@ def test_threads_are_set_for_learning_only(n_threads, within):
         assert seen == {within} and th.get_num_threads() == 2
     finally:
         th.set_num_threads(before)
+
+
+def test_the_first_search_of_a_process_leaves_the_threads_alone():
+    """Whoever starts numba's own threads sets those of torch, which changes the rounding of gradients."""
+    program = (
+        "import torch as th; from tests.envs import RandomEnv; from tests.tiny import tiny_model; seen = []; "
+        "tiny_model(RandomEnv()).learn(40, lambda *_: seen.append(th.get_num_threads()) or True); print(*set(seen))"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "NUMBA_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout.split()) == (0, ["1"]), result.stderr
 
 
 # -- callbacks ---------------------------------------------------------------------------------------------------------
