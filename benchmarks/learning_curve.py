@@ -15,7 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from benchmarks.records import RESULTS, command_line, current_commit, versions
+from benchmarks.records import RESULTS, new_record
 from benchmarks.tasks import TASKS, Task
 from sb3_ezv2 import EfficientZeroV2
 
@@ -98,12 +98,10 @@ def main() -> None:
     path = arguments.out / arguments.task / f"seed-{arguments.seed}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {
+        **new_record("learning_curve", "torch", "numpy", "numba", "stable_baselines3", "gymnasium"),
         "task": arguments.task,
         "seed": arguments.seed,
         "settings": settings,
-        "command": command_line("learning_curve"),
-        "commit": current_commit(),
-        "versions": versions("torch", "numpy", "numba", "stable_baselines3", "gymnasium"),
     }
     env = make_vec_env(task.make_env, 1, seed=arguments.seed)
     model = EfficientZeroV2(task.policy, env, seed=arguments.seed, **settings)

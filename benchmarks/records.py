@@ -1,6 +1,7 @@
 """What every stored result says of where it comes from."""
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -29,12 +30,23 @@ def versions(*packages: str) -> dict[str, str]:
     return {package: version(package) for package in packages}
 
 
+def processor() -> str:
+    """Name of the processor, where the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
 def new_record(name: str, *packages: str) -> dict[str, Any]:
     """Command, commit, machine and versions of ``packages``, to which ``benchmarks.<name>`` adds what it measures."""
     return {
         "command": command_line(name),
         "commit": current_commit(),
-        "machine": platform.processor() or platform.machine(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
         "versions": versions(*packages),
     }
 

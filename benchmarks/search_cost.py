@@ -2,7 +2,9 @@
 
 ``python -m benchmarks.search_cost`` prints a table and writes ``benchmarks/results/search_cost.json``. The measurements
 that are compared take turns, so that whatever else the machine does meets all of them, and the smallest and the median
-time of each are kept. One thread throughout: ``OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1``.
+time of each are kept. One thread throughout: ``OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1``. ``--mctx`` adds the compiled
+search of mctx with the same network (``pip install mctx jax``; with ``XLA_FLAGS=--xla_cpu_multi_thread_eigen=false``
+it has one thread, too).
 """
 
 import argparse
@@ -96,8 +98,8 @@ def proprio_model(setting: Setting) -> EfficientZeroModel:
     return model
 
 
-def whole_search(setting: Setting, n_roots: int, seconds: float) -> dict[str, dict[str, float]]:
-    """Milliseconds of a search and of the network calls alone, which torch makes one after the other."""
+def whole_search(setting: Setting, n_roots: int, seconds: float, with_mctx: bool) -> dict[str, dict[str, float]]:
+    """Milliseconds of a search, of the network calls alone, which torch makes one after the other, and of mctx."""
     model = proprio_model(setting)
     planner = Planner(setting.n_simulations, setting.n_considered, 0.99)
     rng = np.random.default_rng(0)
@@ -116,13 +118,21 @@ def whole_search(setting: Setting, n_roots: int, seconds: float) -> dict[str, di
     def plan() -> None:
         planner.plan(model, observations, planner.draw_noise(model, n_roots, rng), explore=True)
 
-    return take_turns({"search": plan, "network": network}, seconds)
+    rivals: dict[str, Callable[[], object]] = {}
+    if with_mctx:
+        from benchmarks.mctx_search import MctxPlanner  # needs JAX
+
+        other = MctxPlanner(model, setting.n_simulations, setting.n_considered, 0.99)
+        noise = planner.draw_noise(model, n_roots, rng)
+        rivals["mctx"] = lambda: other.plan(observations["observation"].numpy(), noise)
+    return take_turns({"search": plan, "network": network, **rivals}, seconds)
 
 
 def main() -> None:
     """Measure, print and store everything."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=3.0, help="for each row of the table")
+    parser.add_argument("--mctx", action="store_true", help="measure mctx too")
     parser.add_argument("--out", type=Path, default=RESULT, help="file to write")
     arguments = parser.parse_args()
     record: dict[str, Any] = {
@@ -137,13 +147,14 @@ def main() -> None:
                 tree = tree_alone(setting, n_roots, arguments.seconds)
                 record["tree"].append({"setting": name, "roots": n_roots, "microseconds": tree})
                 print(f"{name:<44} {n_roots:>5} {tree['min']:>8.3f} {tree['median']:>8.3f}", flush=True)
-        print("whole search, ms (min)                       roots   search  network    ratio")
+        print("whole search, ms (min)                       roots   search  network    ratio     mctx")
         for name, setting in SETTINGS.items():
             for n_roots in (1, 256, 1536):
-                found = whole_search(setting, n_roots, arguments.seconds)
+                found = whole_search(setting, n_roots, arguments.seconds, arguments.mctx)
                 ratio = found["search"]["min"] / found["network"]["min"]
                 record["search"].append({"setting": name, "roots": n_roots, "milliseconds": found, "ratio": ratio})
                 numbers = f"{found['search']['min']:>8.2f} {found['network']['min']:>8.2f} {ratio:>8.2f}"
+                numbers += f" {found['mctx']['min']:>8.2f}" if arguments.mctx else ""
                 print(f"{name:<44} {n_roots:>5} {numbers}", flush=True)
     write_record(arguments.out, record)
 
