@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_ezv2.networks.model import EfficientZeroModel
 from sb3_ezv2.planning import Planner
 from sb3_ezv2.replay_buffer import TrajectoryReplayBuffer
-from sb3_ezv2.targets import loss_masks, mixed_values, n_step_returns
+from sb3_ezv2.targets import loss_masks, n_step_returns, uses_td
 from sb3_ezv2.tensors import to_tensors
 from sb3_ezv2.type_aliases import Plan, PolicyTargets, TrainingTargets, TrajectoryBatch
 
@@ -135,10 +135,10 @@ class Reanalyzer:
         search_values, policies = self._search_targets(
             batch, buffer, target_model, version, masks.policies > 0, rng, env
         )
-        td_values = self._td_values(batch, buffer, model, env)
+        td = uses_td(batch.ages, *rule)
         return TrainingTargets(
             rewards=batch.rewards[:, :unroll],
-            values=mixed_values(td_values, search_values, batch.ages, *rule),
+            values=np.where(td, self._td_values(batch, buffer, model, td, env), search_values),
             policies=policies,
             masks=masks,
         )
@@ -149,17 +149,19 @@ class Reanalyzer:
         batch: TrajectoryBatch,
         buffer: TrajectoryReplayBuffer,
         model: EfficientZeroModel,
+        needed: np.ndarray,
         env: VecNormalize | None,
     ) -> np.ndarray:
-        """Multi-step targets ``[batch, unroll + 1]``."""
+        """Multi-step targets ``[batch, unroll + 1]`` of the states in ``needed``; elsewhere without the bootstrap."""
         td_steps = batch.rewards.shape[1] - batch.actions.shape[1]
         returns, bootstrap, discounts = n_step_returns(
             batch.rewards, batch.n_ahead, batch.terminated, self.planner.discount, td_steps
         )
-        slots, inverse = np.unique(np.take_along_axis(batch.slots, bootstrap, axis=1), return_inverse=True)
-        observations = to_tensors(buffer.observations_at(slots, env), model.reward_scale.device)
-        values = model.values(observations).cpu().numpy()
-        return returns + discounts * values[inverse.reshape(bootstrap.shape)]
+        if needed.any():
+            slots, inverse = np.unique(np.take_along_axis(batch.slots, bootstrap, axis=1)[needed], return_inverse=True)
+            observations = to_tensors(buffer.observations_at(slots, env), model.reward_scale.device)
+            returns[needed] += discounts[needed] * model.values(observations).cpu().numpy()[inverse]
+        return returns
 
     def _search_targets(
         self,

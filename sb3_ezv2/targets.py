@@ -35,18 +35,17 @@ def n_step_returns(
     return returns.astype(np.float32), bootstrap, discounts.astype(np.float32)
 
 
-def mixed_values(
-    td_values: np.ndarray, search_values: np.ndarray, ages: np.ndarray, td_phase: bool, fresh: float
-) -> np.ndarray:
-    """The mixed value target (EfficientZero V2, section 4.3).
+def uses_td(ages: np.ndarray, td_phase: bool, fresh: float) -> np.ndarray:
+    """Which states take the multi-step return in the mixed value target (EfficientZero V2, section 4.3).
 
-    :param td_values: multi-step targets ``[batch, unroll + 1]``
-    :param search_values: search-based value estimates ``[batch, unroll + 1]``
+    The others take the value of the search.
+
     :param ages: observations stored since each state ``[batch, unroll + 1]``
-    :param td_phase: whether fewer than T1 updates have been made
-    :param fresh: T2, the age below which a state uses the multi-step target at any time
+    :param td_phase: whether fewer than T1 updates have been made; then all states do
+    :param fresh: T2, the age up to which a state does at any time
+    :return: ``[batch, unroll + 1]`` bool
     """
-    return td_values if td_phase else np.where(ages <= fresh, td_values, search_values)
+    return (ages <= fresh) | td_phase
 
 
 def loss_masks(n_ahead: np.ndarray, terminated: np.ndarray, unroll: int) -> Masks:

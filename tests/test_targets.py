@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sb3_ezv2.targets import loss_masks, mixed_values, n_step_returns
+from sb3_ezv2.targets import loss_masks, n_step_returns, uses_td
 
 
 def targets_of(rewards, values, n_ahead, terminated, discount, td_steps):
@@ -186,11 +186,8 @@ def test_a_reward_is_learnt_for_every_transition_that_was_seen():
         np.testing.assert_array_equal(masks.rewards[0], (np.arange(5) < n_ahead).astype(np.float32))
 
 
-def test_mixed_values_use_returns_in_the_td_phase_and_for_fresh_states():
-    td, search = np.full((2, 3), 1.0, np.float32), np.full((2, 3), 2.0, np.float32)
+def test_returns_are_used_in_the_td_phase_and_for_fresh_states():
     ages = np.array([[1, 5, 6], [100, 4, 7]])
-    np.testing.assert_array_equal(mixed_values(td, search, ages, td_phase=True, fresh=0), td)
-    np.testing.assert_array_equal(
-        mixed_values(td, search, ages, td_phase=False, fresh=5.0), [[1.0, 1.0, 2.0], [2.0, 1.0, 2.0]]
-    )
-    np.testing.assert_array_equal(mixed_values(td, search, ages, td_phase=False, fresh=0), search)
+    assert uses_td(ages, td_phase=True, fresh=0).all()
+    np.testing.assert_array_equal(uses_td(ages, td_phase=False, fresh=5.0), [[True, True, False], [False, True, False]])
+    assert not uses_td(ages, td_phase=False, fresh=0).any()
