@@ -63,5 +63,5 @@ $(VENV)/.installed: $(VENV)/.created $(INSTALL_INPUTS)
 	touch $@
 
 $(VENV)/.installed-tests: $(VENV)/.created $(INSTALL_INPUTS)
-	$(PIP_INSTALL) -e '.[tests,zoo,dmc,docs]'
+	$(PIP_INSTALL) -e '.[tests,atari,zoo,dmc,docs]'
 	touch $@ $(VENV)/.installed

@@ -15,6 +15,7 @@ REQUIREMENTS = [
     "torch>=2.3",
     "numba>=0.61",
     "numpy>=1.26",
+    "scipy>=1.11",  # numba's matrix products are those of the BLAS in it
     "tqdm>=4.60",
     "rich>=12.0",
     "matplotlib>=3.7",
@@ -45,6 +46,8 @@ EXTRAS = {
     ],
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
+# Only to compare the search with mctx; nothing else needs JAX.
+EXTRAS["benchmarks"] = ["mctx>=0.0.5", "jax>=0.4.30"]
 
 setup(
     name="sb3_ezv2",

@@ -3,7 +3,7 @@
 ``python -m benchmarks.search_cost`` prints a table and writes ``benchmarks/results/search_cost.json``. The measurements
 that are compared take turns, so that whatever else the machine does meets all of them, and the smallest and the median
 time of each are kept. One thread throughout: ``OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1``. ``--mctx`` adds the compiled
-search of mctx with the same network (``pip install mctx jax``; with ``XLA_FLAGS=--xla_cpu_multi_thread_eigen=false``
+search of mctx with the same network (the extra ``benchmarks``; with ``XLA_FLAGS=--xla_cpu_multi_thread_eigen=false``
 it has one thread, too).
 """
 

@@ -288,8 +288,9 @@ def test_threads_change_nothing(monkeypatch):
     n = 3 * CHUNK
     observations = {"observation": th.from_numpy(np.random.default_rng(0).uniform(-1, 1, (n, 3)).astype(np.float32))}
     noise = planner.draw_noise(model, n, np.random.default_rng(1))
+    monkeypatch.setattr(fused_planning, "MAX_THREADS", 1)
     serial = planner.plan(model, observations, noise, explore=True)
-    monkeypatch.setattr(fused_planning.nb, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(fused_planning, "MAX_THREADS", 2)
     parallel = planner.plan(model, observations, noise, explore=True)
     for ours, theirs in zip(parallel, serial, strict=True):
         np.testing.assert_array_equal(ours, theirs)

@@ -7,7 +7,7 @@ import argparse
 import contextlib
 import runpy
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import huggingface_hub
@@ -15,10 +15,15 @@ import huggingface_sb3
 import rl_zoo3.exp_manager
 import rl_zoo3.utils
 
+from sb3_ezv2.envs.atari import is_atari_id, register_atari
 from sb3_ezv2.zoo import ALGO, plots
 from sb3_ezv2.zoo.checks import check_model_file
 from sb3_ezv2.zoo.experiment import Experiment
 from sb3_ezv2.zoo.hub import OfflineHub, local_file, mend_metadata
+from sb3_ezv2.zoo.settings import for_evaluation
+
+AS_TRAINED = ["--algo", ALGO, "-f", "logs", "--deterministic"]
+"""Defaults of what shows a trained model; the zoo plays Atari at random, which ``--stochastic`` brings back."""
 
 
 def train(arguments: list[str]) -> None:
@@ -29,12 +34,12 @@ def train(arguments: list[str]) -> None:
 
 def enjoy(arguments: list[str]) -> None:
     """``rl_zoo3.enjoy`` with ``--algo ezv2`` and the folder that ``train`` writes to."""
-    run_script("enjoy", ["--algo", ALGO, "-f", "logs", *arguments])
+    run_script("enjoy", [*AS_TRAINED, *arguments])
 
 
 def record_video(arguments: list[str]) -> None:
     """``rl_zoo3.record_video`` with ``--algo ezv2`` and the folder that ``train`` writes to."""
-    run_script("record_video", ["--algo", ALGO, "-f", "logs", *arguments])
+    run_script("record_video", [*AS_TRAINED, *arguments])
 
 
 def plot(arguments: list[str]) -> None:
@@ -49,7 +54,7 @@ def push_to_hub(arguments: list[str]) -> None:
     options, rest = parser.parse_known_args(arguments)
     mend_metadata()
     with replaced(huggingface_hub, "HfApi", OfflineHub) if options.dry_run else contextlib.nullcontext():
-        run_script("push_to_hub", ["--algo", ALGO, "-f", "logs", *rest])
+        run_script("push_to_hub", [*AS_TRAINED, *rest])
 
 
 def load_from_hub(arguments: list[str]) -> None:
@@ -67,10 +72,16 @@ def run_script(name: str, arguments: list[str]) -> None:
 
     :param name: of the script
     :param arguments: of its command line
+    :raises ImportError: naming the extra to install if the environment is an Atari game and these are missing
     """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--env", default="")
+    if is_atari_id(parser.parse_known_args(arguments)[0].env):
+        register_atari()
     with (
         replaced(sys, "argv", [f"ezv2-{name.replace('_', '-')}", *arguments]),
         replaced(rl_zoo3.utils, "get_model_path", checked_model_path),
+        replaced(rl_zoo3.utils, "get_wrapper_class", evaluation_wrapper_class),
     ):
         runpy.run_module(f"rl_zoo3.{name}", run_name="__main__")
 
@@ -86,7 +97,14 @@ def checked_model_path(exp_id: int, folder: str, algo: str, *arguments: Any, **k
     return found
 
 
+def evaluation_wrapper_class(hyperparams: Mapping[str, Any], key: str = "env_wrapper") -> Callable[..., Any] | None:
+    """The zoo's ``get_wrapper_class`` without what belongs to training alone; parameters as there."""
+    found: Callable[..., Any] | None = get_wrapper_class(for_evaluation(hyperparams), key)
+    return found
+
+
 get_model_path = rl_zoo3.utils.get_model_path
+get_wrapper_class = rl_zoo3.utils.get_wrapper_class
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from typing import Any
 import optuna
 from rl_zoo3 import ALGOS
 from rl_zoo3.exp_manager import ExperimentManager
+from rl_zoo3.utils import get_wrapper_class
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import ProgressBarCallback
 from stable_baselines3.common.vec_env import VecEnv
@@ -16,7 +17,7 @@ from sb3_ezv2.zoo import ALGO
 from sb3_ezv2.zoo.checks import check_folder, check_model_file
 from sb3_ezv2.zoo.curves import draw_run
 from sb3_ezv2.zoo.progress import ReturnProgressBar
-from sb3_ezv2.zoo.settings import check_names, choose_file
+from sb3_ezv2.zoo.settings import check_names, choose_file, for_evaluation
 from sb3_ezv2.zoo.tuning import claim, open_storage, rescue_trials
 
 N_EVALUATIONS = 5
@@ -55,6 +56,8 @@ class Experiment(ExperimentManager):
         self.is_ours = algo == ALGO
         self.asked_config: str | None = kwargs.get("config")
         self.asked_timesteps = self.n_timesteps
+        if self.is_ours:
+            self.deterministic_eval = True  # the zoo plays Atari at random, for algorithms whose policy is the answer
         if self.is_ours and self.trained_agent:
             check_model_file(self.trained_agent)
         if self.optimize_hyperparameters:
@@ -102,6 +105,23 @@ class Experiment(ExperimentManager):
         for folder in folders:
             with contextlib.suppress(OSError):  # not there, or no longer empty
                 folder.rmdir()
+
+    def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> tuple[Any, ...]:
+        self.eval_env_wrapper = get_wrapper_class(for_evaluation(hyperparams))
+        result = super()._preprocess_hyperparams(hyperparams)
+        if self._eval_env_kwargs_args is None:  # the zoo forgets those of the hyperparameter file
+            self.eval_env_kwargs = self.env_kwargs
+        return result
+
+    def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
+        """Create the environments; those for evaluation without what belongs to training alone."""
+        training_wrapper = self.env_wrapper
+        if eval_env:
+            self.env_wrapper = self.eval_env_wrapper
+        try:
+            return super().create_envs(n_envs, eval_env, no_log)
+        finally:
+            self.env_wrapper = training_wrapper
 
     def create_callbacks(self) -> None:
         """Create the zoo's callbacks, with enough evaluations and our progress bar."""

@@ -31,6 +31,10 @@ GIVEN_BY_ZOO = {"self", "env", "tensorboard_log", "seed", "verbose", "device", "
 """Arguments of an algorithm that come from the command line and not from a hyperparameter file."""
 
 
+TRAINING_ONLY = {"sb3_ezv2.envs.atari.AtariTraining"}
+"""Wrappers in ``env_wrapper`` that evaluation does without."""
+
+
 def hyperparameter_file() -> Path:
     """The package's own hyperparameters: inside an installed package, beside it in a source checkout.
 
@@ -84,6 +88,19 @@ def read_entries(path: Path) -> dict[str, Any]:
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
         raise ValueError(f"{path} must hold hyperparameters by environment, as in {hyperparameter_file()}")
     return entries
+
+
+def for_evaluation(hyperparams: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyperparameters without the wrappers that belong to training alone.
+
+    :param hyperparams: of one environment, as in the file
+    """
+    wrappers = hyperparams.get("env_wrapper")
+    if not isinstance(wrappers, list):
+        return dict(hyperparams)
+    names = [next(iter(wrapper)) if isinstance(wrapper, Mapping) else wrapper for wrapper in wrappers]
+    kept = [wrapper for wrapper, name in zip(wrappers, names, strict=True) if name not in TRAINING_ONLY]
+    return {**hyperparams, "env_wrapper": kept or None}
 
 
 def argument_names(callable_: Any) -> set[str]:
