@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from sb3_ezv2.envs.dmc import TASKS, ActionRepeat, env_id, make_dmc, register_dmc
+from sb3_ezv2.envs.dmc_vision import make_dmc_vision
 from sb3_ezv2.zoo.settings import hyperparameter_file
 from tests.zoo import environment
 
@@ -98,8 +99,10 @@ def test_nothing_is_imported_before_it_is_needed(tmp_path):
 
 def test_all_tasks_of_the_paper_have_an_id_and_settings():
     entries = [name for name in yaml.safe_load(hyperparameter_file().read_text()) if name.startswith("dm_control/")]
-    assert len(entries) == 20
-    assert {env_id(task) for task in TASKS} >= set(entries)
+    assert len(entries) == 40
+    assert {name.replace("-vision", "") for name in entries} <= {env_id(task) for task in TASKS}
+    assert sum("-vision-v0" in name for name in entries) == 20
+    assert set(entries) <= set(gym.registry)
 
 
 def test_all_tasks_exist():
@@ -143,3 +146,54 @@ def test_a_repeated_action_stops_at_the_end_of_the_episode():
     assert (observation[0], reward, terminated) == (5.0, 9.0, True)
     with pytest.raises(ValueError, match="n_repeats=0"):
         ActionRepeat(Counter(), 0)
+
+
+# -- pictures ----------------------------------------------------------------------------------------------------------
+
+
+def make_picture(task: str, **kwargs) -> gym.Env:
+    """The task from pixels, or a skipped test where nothing can draw."""
+    try:
+        return make_dmc_vision(task, **kwargs)
+    except OSError as error:
+        pytest.skip(str(error))
+
+
+def test_pictures_are_what_the_camera_sees():
+    env = make_picture("walker-walk")
+    assert env.observation_space == gym.spaces.Box(0, 255, (96, 96, 3), np.uint8)
+    first, _ = env.reset(seed=0)
+    physics = env.unwrapped._env.physics
+    np.testing.assert_array_equal(first, physics.render(height=96, width=96, camera_id=0))
+    time = physics.data.time
+    second, *_ = env.step(env.action_space.sample())
+    assert (first != second).any()
+    assert physics.data.time - time == pytest.approx(2 * env.unwrapped._env.control_timestep())
+    again, _ = env.reset(seed=0)
+    np.testing.assert_array_equal(first, again)
+
+
+def test_the_quadruped_is_seen_by_the_camera_that_follows_it():
+    env = make_picture("quadruped-walk")
+    first, _ = env.reset(seed=0)
+    physics = env.unwrapped._env.physics
+    np.testing.assert_array_equal(first, physics.render(height=96, width=96, camera_id=2))
+    assert (first != physics.render(height=96, width=96, camera_id=0)).any()
+
+
+def test_bad_cameras_and_modes_are_refused():
+    with pytest.raises(ValueError, match="camera_id=7 is not a camera of walker-walk, which has 2"):
+        make_dmc_vision("walker-walk", camera_id=7)
+    with pytest.raises(ValueError, match="render_mode='human' must be 'rgb_array'"):
+        make_dmc_vision("walker-walk", render_mode="human")
+
+
+def test_without_anything_that_draws_the_packages_are_named():
+    program = "from sb3_ezv2.envs.dmc_vision import make_dmc_vision; make_dmc_vision('cartpole-swingup')"
+    variables = {name: value for name, value in environment().items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    variables["MUJOCO_GL"] = "disabled"
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    result = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "OSError: MuJoCo cannot draw pictures" in result.stderr
+    assert "libegl1" in result.stderr and "libosmesa6" in result.stderr

@@ -80,17 +80,21 @@ def register_dmc() -> None:
     """Give every task of :data:`TASKS` its id in Gymnasium, without importing MuJoCo.
 
     The ids are those of shimmy, whose environments have one frame per decision and a dictionary of observations. Ours
-    take their place for this process, so that an id means the same wherever it is used.
+    take their place for this process, so that an id means the same wherever it is used. Ids that end in
+    ``-vision-v0`` are the same tasks seen as images, see :mod:`sb3_ezv2.envs.dmc_vision`.
     """
+    makers = {"": f"{__name__}:make_dmc", "-vision": f"{__name__}_vision:make_dmc_vision"}
     for task in TASKS:
-        gym.registry.pop(env_id(task), None)
-        gym.register(env_id(task), entry_point=f"{__name__}:make_dmc", kwargs={"task": task}, disable_env_checker=True)
+        for suffix, maker in makers.items():
+            name = env_id(f"{task}{suffix}")
+            gym.registry.pop(name, None)
+            gym.register(name, entry_point=maker, kwargs={"task": task}, disable_env_checker=True)
 
 
 def make_dmc(
     task: str, action_repeat: int = 2, render_mode: str | None = None, render_kwargs: dict[str, Any] | None = None
 ) -> gym.Env:
-    """A dm_control task as the paper uses it.
+    """A dm_control task as the paper uses it, with flat observations.
 
     An episode lasts 1,000 frames and is then truncated; the few tasks that can fail terminate. Actions lie in [-1, 1].
 
@@ -101,6 +105,11 @@ def make_dmc(
     :raises ImportError: naming the extra to install if dm_control is missing
     :raises ValueError: if there is no such task
     """
+    return FlattenObservation(make_task(task, action_repeat, render_mode, render_kwargs))
+
+
+def make_task(task: str, action_repeat: int, render_mode: str | None, render_kwargs: dict[str, Any] | None) -> gym.Env:
+    """:func:`make_dmc` with the task's own dictionary of observations; parameters and errors as there."""
     suite, compatibility = _import_suite()
     domain, _, name = task.partition("-")
     if (domain, name) not in suite.ALL_TASKS:
@@ -109,7 +118,7 @@ def make_dmc(
     env = ActionRepeat(env, action_repeat)
     if np.isfinite(env.action_space.low).all() and np.isfinite(env.action_space.high).all():  # type: ignore[attr-defined]
         env = RescaleAction(env, np.float32(-1.0), np.float32(1.0))
-    return FlattenObservation(env)
+    return env
 
 
 def _import_suite() -> tuple[ModuleType, ModuleType]:
