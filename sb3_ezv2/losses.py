@@ -28,7 +28,7 @@ class TensorBatch(NamedTuple):
     observations: dict[str, th.Tensor]  # [batch, unroll + 1, ...]
     actions: th.Tensor  # [batch, unroll] or [batch, unroll, action_dim]
     weights: th.Tensor  # [batch]
-    rewards: th.Tensor  # [batch, unroll]
+    rewards: th.Tensor  # [batch, unroll], sums of them for a model with a value prefix
     values: th.Tensor  # [batch, unroll + 1]
     policy_actions: th.Tensor  # [batch, unroll + 1, n_targets, action_dim]
     policy_weights: th.Tensor  # [batch, unroll + 1, n_targets]
@@ -89,7 +89,7 @@ def consistency_loss(model: EfficientZeroModel, latents: th.Tensor, observations
         real = model.represent({key: value.flatten(0, 1) for key, value in observations.items()})
         targets = model.projection(real)
     predictions = model.prediction(model.projection(latents.flatten(0, 1)))
-    return -F.cosine_similarity(predictions, targets, dim=-1).view(latents.shape[:2])
+    return -F.cosine_similarity(predictions.float(), targets.float(), dim=-1).view(latents.shape[:2])
 
 
 def categorical_loss(logits: th.Tensor, targets: th.Tensor) -> th.Tensor:
@@ -97,25 +97,34 @@ def categorical_loss(logits: th.Tensor, targets: th.Tensor) -> th.Tensor:
     return -(targets * F.log_softmax(logits, dim=-1)).sum(-1)
 
 
-def unroll_loss(model: EfficientZeroModel, batch: TensorBatch, coefficients: LossCoefficients) -> LossOutput:
+def unroll_loss(
+    model: EfficientZeroModel, batch: TensorBatch, coefficients: LossCoefficients, mixed_precision: bool = False
+) -> LossOutput:
     """Losses of all unrolled states: the dynamics one step after the other, then every head once for all states.
 
     Each sample's loss is the sum over its states, importance weighted and divided by the number of unrolled steps.
+
+    :param model: is unrolled
+    :param batch: with its targets
+    :param coefficients: weights of the terms
+    :param mixed_precision: whether the networks compute in bfloat16; the losses themselves always use float32
     """
     n_steps = batch.actions.shape[1]
     first = {key: value[:, 0] for key, value in batch.observations.items()}
     later = {key: value[:, 1:] for key, value in batch.observations.items()}
-    latents = unroll_latents(model, model.represent(first), batch.actions)
-    reward_logits, value_logits, policies = model.heads(latents)
+    with th.autocast(batch.weights.device.type, th.bfloat16, enabled=mixed_precision):
+        latents = unroll_latents(model, model.represent(first), batch.actions)
+        reward_logits, value_logits, policies = (output.float() for output in model.unrolled_heads(latents))
+        consistency = consistency_loss(model, latents[:, 1:], later)
 
     scale = model.reward_scale
     value_targets = model.value_support.encode(batch.values, scale)
     actions = model.action_head
     terms = {
-        "reward": categorical_loss(reward_logits[:, 1:], model.reward_support.encode(batch.rewards, scale)),
+        "reward": categorical_loss(reward_logits, model.reward_support.encode(batch.rewards, scale)),
         "value": categorical_loss(value_logits, value_targets),
         "policy": -actions.log_likelihood(policies, batch.policy_actions, batch.policy_weights),
-        "consistency": consistency_loss(model, latents[:, 1:], later),
+        "consistency": consistency,
         "entropy": -actions.entropy(policies),
     }
     masks = {

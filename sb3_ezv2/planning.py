@@ -132,7 +132,7 @@ def _every_action(n: int, n_actions: int) -> np.ndarray:
 
 
 class TorchNodes:
-    """Latent states and actions of all nodes of a search, evaluated by torch on the model's device.
+    """Latent states, memories and actions of all nodes of a search, evaluated by torch on the model's device.
 
     :param model: evaluates the nodes
     :param root: latent states and policies of the states to search from
@@ -149,6 +149,8 @@ class TorchNodes:
         self.rows = th.arange(len(root.latents), device=self.device)
         self.pool = root.latents.new_empty(n_simulations + 1, *root.latents.shape)
         self.pool[0] = root.latents
+        self.memories = root.memories.new_empty(n_simulations + 1, *root.memories.shape)
+        self.memories[0] = root.memories
         self.candidates, self.logits = _root_candidates(model, root, noise, explore)
         if isinstance(model.action_head, ContinuousActionHead):
             candidates = th.from_numpy(self.candidates).to(self.device)
@@ -163,8 +165,8 @@ class TorchNodes:
         continuous = isinstance(head, ContinuousActionHead)
         if continuous:
             actions = self.actions[nodes, self.rows, actions]
-        output = self.model.recurrent_inference(self.pool[nodes, self.rows], actions)
-        self.pool[node] = output.latents
+        output = self.model.recurrent_inference(self.pool[nodes, self.rows], actions, self.memories[nodes, self.rows])
+        self.pool[node], self.memories[node] = output.latents, output.memories
         if isinstance(head, ContinuousActionHead):
             self.actions[node, :, : head.n_children] = head.children(output.policies, self.noise[node - 1])
             logits = np.zeros((len(parents), head.n_children), np.float32)

@@ -183,6 +183,16 @@ class PlanningPolicy(BasePolicy):
         return self._predict(obs, deterministic)
 
 
+def check_sizes(sizes: dict[str, int | None]) -> None:
+    """Refuse sizes of a network that are not at least 1; ``None`` stands for a default.
+
+    :raises ValueError: naming the argument
+    """
+    for name, value in sizes.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
+
+
 class EZV2Policy(PlanningPolicy):
     """Policy for vector observations that plans with a learned model.
 
@@ -193,7 +203,12 @@ class EZV2Policy(PlanningPolicy):
     :param hidden_dim: hidden size of the residual blocks and heads
     :param n_blocks: residual blocks of the representation and of the dynamics each
     :param projection_dim: hidden size of the consistency projection
+    :param value_prefix: whether sums of rewards are predicted instead of single rewards, see
+        :mod:`sb3_ezv2.networks.value_prefix`; searches are slower then, because torch evaluates the network
+    :param lstm_dim: size of the LSTM that reads the value prefix
+    :param prefix_horizon: steps after which the value prefix begins again
     :param kwargs: further arguments, see :class:`PlanningPolicy`
+    :raises ValueError: if a size of the network is not positive
     """
 
     def __init__(
@@ -205,19 +220,21 @@ class EZV2Policy(PlanningPolicy):
         hidden_dim: int = 128,
         n_blocks: int = 1,
         projection_dim: int = 256,
+        value_prefix: bool = False,
+        lstm_dim: int = 512,
+        prefix_horizon: int = 5,
         **kwargs: Any,
     ) -> None:
-        if min(latent_dim, hidden_dim, n_blocks, projection_dim) < 1:
-            raise ValueError(
-                f"latent_dim={latent_dim}, hidden_dim={hidden_dim}, n_blocks={n_blocks} and "
-                f"projection_dim={projection_dim} must all be at least 1"
-            )
-        self.network_kwargs = {
+        sizes: dict[str, Any] = {
             "latent_dim": latent_dim,
             "hidden_dim": hidden_dim,
             "n_blocks": n_blocks,
             "projection_dim": projection_dim,
+            "lstm_dim": lstm_dim,
+            "prefix_horizon": prefix_horizon,
         }
+        check_sizes(sizes)
+        self.network_kwargs = sizes | {"value_prefix": value_prefix}
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def make_model(self, action_head: DiscreteActionHead | ContinuousActionHead, gamma: float) -> EfficientZeroModel:
@@ -243,6 +260,10 @@ class CnnPolicy(PlanningPolicy):
     :param normalize_images: whether pixels are bytes, to be divided by 255, as in every policy of SB3
     :param augment: whether the losses see images shifted by up to 4 pixels and with a changed intensity, see
         :mod:`sb3_ezv2.augmentation`
+    :param value_prefix: whether sums of rewards are predicted instead of single rewards, see
+        :mod:`sb3_ezv2.networks.value_prefix`
+    :param lstm_dim: size of the LSTM that reads the value prefix
+    :param prefix_horizon: steps after which the value prefix begins again
     :param kwargs: further arguments, see :class:`PlanningPolicy`
     :raises ValueError: if the observations are not images of these sizes, or a size of the network is not positive
     """
@@ -261,6 +282,9 @@ class CnnPolicy(PlanningPolicy):
         prediction_dim: int = 256,
         normalize_images: bool = True,
         augment: bool = True,
+        value_prefix: bool = False,
+        lstm_dim: int = 512,
+        prefix_horizon: int = 5,
         **kwargs: Any,
     ) -> None:
         self.image_space = check_image_space(observation_space, normalize_images)
@@ -272,12 +296,12 @@ class CnnPolicy(PlanningPolicy):
             "hidden_dim": hidden_dim,
             "projection_dim": projection_dim,
             "prediction_dim": prediction_dim,
+            "lstm_dim": lstm_dim,
+            "prefix_horizon": prefix_horizon,
         }
-        for name, value in sizes.items():
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
+        check_sizes(sizes)
         self.augment = augment
-        self.network_kwargs = sizes | {"normalize_images": normalize_images}
+        self.network_kwargs = sizes | {"normalize_images": normalize_images, "value_prefix": value_prefix}
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
         self.normalize_images = normalize_images
 

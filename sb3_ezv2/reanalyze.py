@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_ezv2.networks.model import EfficientZeroModel
 from sb3_ezv2.planning import Planner
 from sb3_ezv2.replay_buffer import TrajectoryReplayBuffer
-from sb3_ezv2.targets import loss_masks, n_step_returns, uses_td
+from sb3_ezv2.targets import loss_masks, n_step_returns, uses_td, value_prefixes
 from sb3_ezv2.tensors import to_tensors
 from sb3_ezv2.type_aliases import Plan, PolicyTargets, TrainingTargets, TrajectoryBatch
 
@@ -131,13 +131,14 @@ class Reanalyzer:
         :param env: normalises observations
         """
         unroll = batch.actions.shape[1]
+        rewards, prefix = batch.rewards[:, :unroll], model.value_prefix
         masks = loss_masks(batch.n_ahead, batch.terminated, unroll)
         search_values, policies = self._search_targets(
             batch, buffer, target_model, version, masks.policies > 0, rng, env
         )
         td = uses_td(batch.ages, *rule)
         return TrainingTargets(
-            rewards=batch.rewards[:, :unroll],
+            rewards=rewards if prefix is None else value_prefixes(rewards, prefix.horizon),
             values=np.where(td, self._td_values(batch, buffer, model, td, env), search_values),
             policies=policies,
             masks=masks,

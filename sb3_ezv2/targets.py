@@ -48,6 +48,19 @@ def uses_td(ages: np.ndarray, td_phase: bool, fresh: float) -> np.ndarray:
     return (ages <= fresh) | td_phase
 
 
+def value_prefixes(rewards: np.ndarray, horizon: int) -> np.ndarray:
+    """Undiscounted sums of the rewards since the unroll began, which begin again after every ``horizon`` steps.
+
+    :param rewards: ``[batch, unroll]``, zero past the end; transition k -> k + 1 at index k
+    :param horizon: at least 1; with 1 these are the rewards themselves
+    :return: ``[batch, unroll]`` (EfficientZero, arXiv 2111.00210, section 4.2)
+    """
+    sums = np.empty_like(rewards)
+    for first in range(0, rewards.shape[1], horizon):
+        sums[:, first : first + horizon] = rewards[:, first : first + horizon].cumsum(axis=1)
+    return sums
+
+
 def loss_masks(n_ahead: np.ndarray, terminated: np.ndarray, unroll: int) -> Masks:
     """Which terms count around the end of an episode.
 

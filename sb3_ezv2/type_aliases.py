@@ -114,7 +114,7 @@ class PolicyTargets(NamedTuple):
 class TrainingTargets(NamedTuple):
     """Everything a batch is trained towards."""
 
-    rewards: np.ndarray  # [batch, unroll] float32, in the environment's units
+    rewards: np.ndarray  # [batch, unroll] float32, in the environment's units; sums of them for a value prefix
     values: np.ndarray  # [batch, unroll + 1] float32, in the environment's units
     policies: PolicyTargets  # [batch, unroll + 1, ...]
     masks: Masks

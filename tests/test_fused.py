@@ -58,7 +58,7 @@ def assert_equal_outputs(model: EfficientZeroModel, n: int, seed: int = 0) -> No
     scale = float(model.reward_scale)
     units = (1.0, scale, scale, 1.0)
     names = ("latents", "rewards", "values", "policies")
-    for name, unit, ours, theirs in zip(names, units, found, expected, strict=True):
+    for name, unit, ours, theirs in zip(names, units, found, expected[:4], strict=True):
         theirs = theirs.numpy()
         assert ours.shape == theirs.shape and ours.dtype == np.float32, name
         np.testing.assert_allclose(ours / unit, theirs / unit, rtol=1e-5, atol=1e-5, err_msg=name)
@@ -97,7 +97,7 @@ def test_an_optimiser_step_is_seen_at_once(kind):
     for optimizer_class in (th.optim.Adam, th.optim.SGD):
         optimizer = optimizer_class(model.parameters(), lr=1e-3)
         output = model.recurrent_inference(latents, actions)
-        loss = sum(part.pow(2).mean() for part in output)
+        loss = sum(part.pow(2).mean() for part in output[:4])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

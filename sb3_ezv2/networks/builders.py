@@ -15,7 +15,9 @@ from sb3_ezv2.networks.model import (
     ImageModel,
     ModelParts,
     flat_size,
+    reward_support,
 )
+from sb3_ezv2.networks.value_prefix import ValuePrefix
 
 HIDDEN_DIM_DISCRETE, HIDDEN_DIM_CONTINUOUS = 32, 64
 """Hidden size of the heads on images (paper), by kind of action."""
@@ -29,6 +31,9 @@ def vector_model(
     hidden_dim: int,
     n_blocks: int,
     projection_dim: int,
+    value_prefix: bool,
+    lstm_dim: int,
+    prefix_horizon: int,
 ) -> EfficientZeroModel:
     """World model for observations that are flattened.
 
@@ -39,12 +44,17 @@ def vector_model(
     :param hidden_dim: hidden size of all residual blocks and heads
     :param n_blocks: residual blocks of the representation and of the dynamics each
     :param projection_dim: hidden size of the consistency projection
+    :param value_prefix: whether sums of rewards are predicted instead of single rewards
+    :param lstm_dim: size of the LSTM that reads the value prefix
+    :param prefix_horizon: steps after which the value prefix begins again
     """
     observation_dim = flat_size(observation_space)
+    n_bins = reward_support(prefix_horizon).n_bins
+    norm = nn.LayerNorm(lstm_dim)
     parts = ModelParts(
         representation=MlpRepresentation(observation_dim, latent_dim, hidden_dim, n_blocks),
         dynamics=MlpDynamics(action_head.encoded_dim, latent_dim, hidden_dim, n_blocks),
-        heads=Heads(latent_dim, hidden_dim, (N_REWARD_BINS, N_VALUE_BINS, action_head.output_dim)),
+        heads=Heads(latent_dim, hidden_dim, _output_dims(value_prefix, action_head)),
         projection=nn.Sequential(
             nn.Linear(latent_dim, projection_dim),
             nn.LayerNorm(projection_dim),
@@ -58,6 +68,9 @@ def vector_model(
             nn.ReLU(),
             nn.Linear(latent_dim, latent_dim),
         ),
+        value_prefix=ValuePrefix(hidden_dim, lstm_dim, hidden_dim, n_bins, prefix_horizon, norm)
+        if value_prefix
+        else None,
     )
     return EfficientZeroModel(observation_space, action_head, discount, observation_dim, parts)
 
@@ -74,6 +87,9 @@ def image_model(
     projection_dim: int,
     prediction_dim: int,
     normalize_images: bool,
+    value_prefix: bool,
+    lstm_dim: int,
+    prefix_horizon: int,
 ) -> ImageModel:
     """World model for images (EfficientZero V2, appendix on architectures).
 
@@ -88,6 +104,9 @@ def image_model(
     :param projection_dim: size of the consistency projection
     :param prediction_dim: hidden size of the consistency prediction
     :param normalize_images: whether to divide the pixels by 255
+    :param value_prefix: whether sums of rewards are predicted instead of single rewards
+    :param lstm_dim: size of the LSTM that reads the value prefix
+    :param prefix_horizon: steps after which the value prefix begins again
     """
     shape = observation_space.shape
     n_channels, *size = shape if is_image_space_channels_first(observation_space) else (shape[2], *shape[:2])
@@ -96,6 +115,8 @@ def image_model(
     if hidden_dim is None:
         discrete = isinstance(action_head, DiscreteActionHead)
         hidden_dim = HIDDEN_DIM_DISCRETE if discrete else HIDDEN_DIM_CONTINUOUS
+    n_features, n_bins = head_channels * height * width, reward_support(prefix_horizon).n_bins
+    norm = nn.BatchNorm1d(lstm_dim)
     parts = ModelParts(
         representation=ConvRepresentation(image_shape, stem_channels, latent_channels),
         dynamics=ConvDynamics(action_head.encoded_dim, latent_channels, action_channels),
@@ -103,7 +124,7 @@ def image_model(
             (latent_channels, height, width),
             head_channels,
             hidden_dim,
-            (N_REWARD_BINS, N_VALUE_BINS, action_head.output_dim),
+            _output_dims(value_prefix, action_head),
         ),
         projection=nn.Sequential(
             nn.Flatten(),
@@ -122,5 +143,15 @@ def image_model(
             nn.ReLU(),
             nn.Linear(prediction_dim, projection_dim),
         ),
+        value_prefix=ValuePrefix(n_features, lstm_dim, hidden_dim, n_bins, prefix_horizon, norm)
+        if value_prefix
+        else None,
     )
     return ImageModel(observation_space, action_head, discount, parts, normalize_images)
+
+
+def _output_dims(
+    value_prefix: bool, action_head: DiscreteActionHead | ContinuousActionHead
+) -> tuple[int | None, int, int]:
+    """Outputs of the heads for rewards, values and policies; a value prefix reads the features of the first itself."""
+    return None if value_prefix else N_REWARD_BINS, N_VALUE_BINS, action_head.output_dim

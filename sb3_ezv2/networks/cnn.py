@@ -129,14 +129,19 @@ class SpatialHeads(HeadOutputs):
     :param latent_shape: channels, height and width of a latent state
     :param head_channels: channels that each head flattens
     :param hidden_dim: size of the hidden layer of each head
-    :param output_dims: size of the output of each head
+    :param output_dims: size of the output of each head; ``None`` for a head that gives its flattened channels
     """
 
     def __init__(
-        self, latent_shape: tuple[int, int, int], head_channels: int, hidden_dim: int, output_dims: tuple[int, ...]
+        self,
+        latent_shape: tuple[int, int, int],
+        head_channels: int,
+        hidden_dim: int,
+        output_dims: tuple[int | None, ...],
     ) -> None:
         super().__init__()
         channels, height, width = latent_shape
+        features_dim = head_channels * height * width
         self.head_channels = head_channels
         self.block = ConvBlock(channels, channels)
         self.squeeze = nn.Conv2d(channels, head_channels * len(output_dims), 1)
@@ -145,12 +150,11 @@ class SpatialHeads(HeadOutputs):
                 nn.BatchNorm2d(head_channels),
                 nn.ReLU(),
                 nn.Flatten(),
-                nn.Linear(head_channels * height * width, hidden_dim),
-                nn.ReLU(),
+                *(() if n is None else (nn.Linear(features_dim, hidden_dim), nn.ReLU())),
             )
-            for _ in output_dims
+            for n in output_dims
         )
-        self.outputs = nn.ModuleList(nn.Linear(hidden_dim, n) for n in output_dims)
+        self.outputs = nn.ModuleList(nn.Identity() if n is None else nn.Linear(hidden_dim, n) for n in output_dims)
         self.reset_outputs(range(len(output_dims)))
 
     def one(self, x: th.Tensor, index: int) -> th.Tensor:

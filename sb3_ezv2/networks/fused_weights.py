@@ -61,12 +61,13 @@ class ModelWeights(NamedTuple):
 
 
 def supports_fusion(model: EfficientZeroModel) -> bool:
-    """Whether compiled functions can compute the model: a network for vectors in float32 on the CPU."""
+    """Whether compiled functions can compute the model: for vectors, in float32 on the CPU, without a value prefix."""
     return (
         model.reward_scale.device.type == "cpu"
         and model.reward_scale.dtype == th.float32
         and isinstance(model.representation, MlpRepresentation)
         and isinstance(model.dynamics, MlpDynamics)
+        and model.value_prefix is None
     )
 
 

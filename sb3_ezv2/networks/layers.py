@@ -29,7 +29,8 @@ class HeadOutputs(nn.Module):
     """Heads of a network, each with an output layer that starts at zero.
 
     Starting at zero makes the first prediction of a categorical head the middle of its support, which is the value 0,
-    and the first policy uniform (or of mean 0).
+    and the first policy uniform (or of mean 0). A head without an output layer gives its features, for a network of
+    its own to read.
     """
 
     outputs: nn.ModuleList
@@ -48,16 +49,16 @@ class Heads(HeadOutputs):
 
     :param dim: size of the input
     :param hidden_dim: size of the hidden layer of each head
-    :param output_dims: size of the output of each head
+    :param output_dims: size of the output of each head; ``None`` for a head that gives its hidden layer
     """
 
-    def __init__(self, dim: int, hidden_dim: int, output_dims: tuple[int, ...]) -> None:
+    def __init__(self, dim: int, hidden_dim: int, output_dims: tuple[int | None, ...]) -> None:
         super().__init__()
         self.dim = dim
         self.hidden_dim = hidden_dim
         self.norm = nn.LayerNorm(dim)
         self.hidden = nn.Linear(dim, hidden_dim * len(output_dims))
-        self.outputs = nn.ModuleList(nn.Linear(hidden_dim, n) for n in output_dims)
+        self.outputs = nn.ModuleList(nn.Identity() if n is None else nn.Linear(hidden_dim, n) for n in output_dims)
         self.reset_outputs(range(len(output_dims)))
 
     def one(self, x: th.Tensor, index: int) -> th.Tensor:

@@ -1,5 +1,6 @@
 """The world model: representation, dynamics, reward, value, policy and the consistency heads in one module."""
 
+import math
 from typing import NamedTuple
 
 import torch as th
@@ -11,6 +12,7 @@ from sb3_ezv2.networks.action_heads import ContinuousActionHead, DiscreteActionH
 from sb3_ezv2.networks.cnn import ConvDynamics, ConvRepresentation, SpatialHeads
 from sb3_ezv2.networks.layers import Heads
 from sb3_ezv2.networks.mlp import MlpDynamics, MlpRepresentation
+from sb3_ezv2.networks.value_prefix import ValuePrefix
 from sb3_ezv2.spaces import named_spaces
 from sb3_ezv2.supports import compress, decompress, expectation, two_hot
 
@@ -31,6 +33,7 @@ class ModelParts(NamedTuple):
     heads: Heads | SpatialHeads  # [..., *latent] -> rewards, values and policies
     projection: nn.Module  # [batch, *latent] -> [batch, n]
     prediction: nn.Module  # [batch, n] -> [batch, n]
+    value_prefix: ValuePrefix | None = None  # reads what the reward head gives; without, that is the reward's logits
 
 
 class NetworkOutput(NamedTuple):
@@ -40,6 +43,7 @@ class NetworkOutput(NamedTuple):
     rewards: th.Tensor  # [batch], of the step that led here
     values: th.Tensor  # [batch]
     policies: th.Tensor  # [batch, policy outputs]
+    memories: th.Tensor  # [batch, memory_dim], what the reward of the next step depends on besides the latent state
 
 
 class CategoricalScalar:
@@ -64,6 +68,12 @@ class CategoricalScalar:
     def outside(self, scalars: th.Tensor, scale: th.Tensor) -> th.Tensor:
         """Whether the support is too small for these scalars ``[...]``."""
         return compress(scalars / scale).abs() > self.bound
+
+
+def reward_support(horizon: int = 1) -> CategoricalScalar:
+    """Support for sums of up to ``horizon`` rewards; its points are as close as those for single rewards."""
+    single, bound = (float(compress(th.tensor(MARGIN * n))) for n in (1, horizon))
+    return CategoricalScalar(bound, 2 * math.ceil((N_REWARD_BINS // 2) * bound / single) + 1)
 
 
 class EfficientZeroModel(nn.Module):
@@ -96,7 +106,7 @@ class EfficientZeroModel(nn.Module):
         self.spaces = named_spaces(observation_space)
         self.action_head = action_head
         horizon = 1.0 / max(1.0 - discount, 1.0 / MAX_HORIZON)
-        self.reward_support = CategoricalScalar(float(compress(th.tensor(MARGIN))), N_REWARD_BINS)
+        self.reward_support = reward_support(parts.value_prefix.horizon if parts.value_prefix else 1)
         self.value_support = CategoricalScalar(float(compress(th.tensor(MARGIN * horizon))), N_VALUE_BINS)
 
         self.register_buffer("observation_mean", th.zeros(observation_dim))
@@ -108,6 +118,8 @@ class EfficientZeroModel(nn.Module):
         self.heads = parts.heads
         self.projection = parts.projection
         self.prediction = parts.prediction
+        self.value_prefix = parts.value_prefix
+        self.memory_dim = self.value_prefix.memory_dim if self.value_prefix else 0
 
     def flatten(self, observations: dict[str, th.Tensor]) -> th.Tensor:
         """Observations by key as vectors ``[batch, observation_dim]``, one-hot where discrete, images in [0, 1]."""
@@ -134,27 +146,54 @@ class EfficientZeroModel(nn.Module):
         self.reward_scale.fill_(reward_scale)
         self.reward_is_unscaled.fill_(False)
         self.heads.reset_outputs((REWARD, VALUE))
+        if self.value_prefix is not None:
+            self.value_prefix.reset_output()
 
     def value_distance(self, values: th.Tensor, others: th.Tensor) -> th.Tensor:
         """``|h(v) - h(w)|`` of values in the environment's units: the distance that the value loss sees."""
         return (compress(values / self.reward_scale) - compress(others / self.reward_scale)).abs()
 
-    def initial_inference(self, observations: dict[str, th.Tensor]) -> NetworkOutput:
-        """Latent state, value and policy of real observations; the reward means nothing here."""
-        return self._read(self.represent(observations))
+    def unrolled_heads(self, latents: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        """What the losses compare with their targets, as logits.
 
-    def recurrent_inference(self, latents: th.Tensor, actions: th.Tensor) -> NetworkOutput:
-        """Next latent state with its reward, value and policy."""
-        return self._read(self.next_latents(latents, actions))
-
-    def _read(self, latents: th.Tensor) -> NetworkOutput:
+        :param latents: of an unroll from its beginning ``[batch, unroll + 1, *latent]``
+        :return: rewards ``[batch, unroll, n_bins]`` (with a value prefix, their sums), values and policies
+            ``[batch, unroll + 1, ...]``
+        """
         rewards, values, policies = self.heads(latents)
-        return NetworkOutput(
-            latents,
-            self.reward_support.decode(rewards, self.reward_scale),
-            self.value_support.decode(values, self.reward_scale),
-            policies,
-        )
+        rewards = rewards[:, 1:]
+        return rewards if self.value_prefix is None else self.value_prefix(rewards), values, policies
+
+    def initial_inference(self, observations: dict[str, th.Tensor]) -> NetworkOutput:
+        """Latent state, value and policy of real observations; no reward has led there."""
+        latents = self.represent(observations)
+        _, values, policies = self.heads(latents)
+        values = self.value_support.decode(values, self.reward_scale)
+        memories = values.new_zeros(len(latents), self.memory_dim)
+        return NetworkOutput(latents, th.zeros_like(values), values, policies, memories)
+
+    def recurrent_inference(
+        self, latents: th.Tensor, actions: th.Tensor, memories: th.Tensor | None = None
+    ) -> NetworkOutput:
+        """Next latent state with its reward, value and policy.
+
+        :param latents: ``[batch, *latent]``
+        :param actions: ``[batch]`` or ``[batch, action_dim]``
+        :param memories: that came with the latent states ``[batch, memory_dim]``; ``None`` where an unroll begins
+        """
+        latents = self.next_latents(latents, actions)
+        rewards, values, policies = self.heads(latents)
+        values = self.value_support.decode(values, self.reward_scale)
+        if memories is None:
+            memories = values.new_zeros(len(latents), self.memory_dim)
+        if self.value_prefix is None:
+            rewards = self._decode_rewards(rewards)
+        else:
+            rewards, memories = self.value_prefix.step(rewards, memories, self._decode_rewards)
+        return NetworkOutput(latents, rewards, values, policies, memories)
+
+    def _decode_rewards(self, logits: th.Tensor) -> th.Tensor:
+        return self.reward_support.decode(logits, self.reward_scale)
 
 
 class ImageModel(EfficientZeroModel):

@@ -17,7 +17,7 @@ from sb3_ezv2.zoo import ALGO
 from sb3_ezv2.zoo.checks import check_folder, check_model_file
 from sb3_ezv2.zoo.curves import draw_run
 from sb3_ezv2.zoo.progress import ReturnProgressBar
-from sb3_ezv2.zoo.settings import check_names, choose_file, for_evaluation
+from sb3_ezv2.zoo.settings import check_names, choose_file, for_evaluation, read_warm_up
 from sb3_ezv2.zoo.tuning import claim, open_storage, rescue_trials
 
 N_EVALUATIONS = 5
@@ -112,6 +112,14 @@ class Experiment(ExperimentManager):
         if self._eval_env_kwargs_args is None:  # the zoo forgets those of the hyperparameter file
             self.eval_env_kwargs = self.env_kwargs
         return result
+
+    @staticmethod
+    def _preprocess_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:
+        rate = hyperparams.get("learning_rate")
+        if not (isinstance(rate, str) and rate.startswith("warmup_")):
+            return ExperimentManager._preprocess_schedules(hyperparams)
+        others = {name: value for name, value in hyperparams.items() if name != "learning_rate"}
+        return ExperimentManager._preprocess_schedules(others) | {"learning_rate": read_warm_up(rate)}
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         """Create the environments; those for evaluation without what belongs to training alone."""

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from sb3_ezv2.schedules import WarmUp
+
 PACKAGE = Path(__file__).parents[1]
 FILE = Path("hyperparams") / "ezv2.yml"
 
@@ -101,6 +103,18 @@ def for_evaluation(hyperparams: Mapping[str, Any]) -> dict[str, Any]:
     names = [next(iter(wrapper)) if isinstance(wrapper, Mapping) else wrapper for wrapper in wrappers]
     kept = [wrapper for wrapper, name in zip(wrappers, names, strict=True) if name not in TRAINING_ONLY]
     return {**hyperparams, "env_wrapper": kept or None}
+
+
+def read_warm_up(text: str) -> WarmUp:
+    """A learning rate such as ``warmup_0.2_0.02_0.03``: the rate, and where its rise begins and ends.
+
+    :raises ValueError: if it is not written in this way
+    """
+    try:
+        rate, begin, end = map(float, text.split("_")[1:])
+    except ValueError as error:
+        raise ValueError(f"learning_rate={text!r} must be like 'warmup_0.2_0.02_0.03': rate, begin, end") from error
+    return WarmUp(rate, begin, end)
 
 
 def argument_names(callable_: Any) -> set[str]:
