@@ -97,8 +97,9 @@ def test_which_entry_is_chosen(tmp_path):
     own.write_text("Pendulum-v1: {n_timesteps: 10}\n")
     assert choose_file("Unheard-v0", str(own))[0] == ours
     assert choose_file("CartPole-v1", "package.module") == ("package.module", None)
+    assert choose_file("ALE/Pong-v5", None, is_atari=True) == (ours, None)
     with pytest.raises(ValueError, match="no entry 'atari'"):
-        choose_file("ALE/Pong-v5", None, is_atari=True)
+        choose_file("ALE/Pong-v5", str(own), is_atari=True)
 
 
 @pytest.mark.parametrize("content", ["- a list\n", "CartPole-v1: 5\n", "a: [1\n"])
