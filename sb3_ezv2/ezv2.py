@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ezv2.arguments import check_arguments, td_steps_or_default
 from sb3_ezv2.losses import LossCoefficients, tensor_batch
-from sb3_ezv2.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PlanningPolicy
+from sb3_ezv2.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PlanningPolicy, policy_for
 from sb3_ezv2.reanalyze import MixedValueRule, Reanalyzer
 from sb3_ezv2.replay_algorithm import ReplayAlgorithm
 from sb3_ezv2.replay_buffer import TrajectoryReplayBuffer
@@ -207,8 +207,9 @@ class EfficientZeroV2(ReplayAlgorithm):
             raise ValueError(
                 f"policy={self.policy_class} is not a policy of this algorithm; use 'MlpPolicy' or a subclass"
             )
+        policy_class = policy_for(self.policy_class, self.observation_space, self.policy_kwargs)
         self.replay_buffer = self._new_replay_buffer()
-        self.policy = self.policy_class(
+        self.policy = policy_class(
             self.observation_space,
             self.action_space,
             self.lr_schedule,

@@ -16,7 +16,7 @@ from sb3_ezv2.networks.action_heads import ContinuousActionHead, DiscreteActionH
 from sb3_ezv2.networks.builders import image_model, vector_model
 from sb3_ezv2.networks.model import EfficientZeroModel
 from sb3_ezv2.planning import Planner
-from sb3_ezv2.spaces import check_image_space
+from sb3_ezv2.spaces import MIN_IMAGE_SIZE, image_parts
 from sb3_ezv2.type_aliases import Plan
 
 
@@ -245,7 +245,8 @@ class EZV2Policy(PlanningPolicy):
 class CnnPolicy(PlanningPolicy):
     """Policy for image observations that plans with a learned convolutional model; sizes as in the paper.
 
-    Images have 32 to 128 pixels per side and 1 to 12 channels, first or last.
+    Images have 32 to 128 pixels per side and 1 to 12 channels, first or last. In a ``Dict`` they are of one size; what
+    else is there is flattened and joins them.
 
     :param observation_space: of the environment
     :param action_space: ``Discrete`` or bounded ``Box``
@@ -287,7 +288,12 @@ class CnnPolicy(PlanningPolicy):
         prefix_horizon: int = 5,
         **kwargs: Any,
     ) -> None:
-        self.image_space = check_image_space(observation_space, normalize_images)
+        self.images = image_parts(observation_space, normalize_images)
+        if not self.images:
+            raise ValueError(
+                f"observation space {observation_space} has no image of at least {MIN_IMAGE_SIZE} pixels per side for "
+                "policy='CnnPolicy'; use 'MultiInputPolicy', which flattens everything else"
+            )
         sizes: dict[str, Any] = {
             "stem_channels": stem_channels,
             "latent_channels": latent_channels,
@@ -307,20 +313,39 @@ class CnnPolicy(PlanningPolicy):
 
     def make_model(self, action_head: DiscreteActionHead | ContinuousActionHead, gamma: float) -> EfficientZeroModel:
         """Build the world model for images."""
-        return image_model(self.image_space, action_head, gamma, **self.network_kwargs)
+        return image_model(self.observation_space, action_head, gamma, **self.network_kwargs)
 
     def training_view(self, observations: dict[str, th.Tensor]) -> dict[str, th.Tensor]:
         """Augmented images, each of them on its own, random numbers from torch's global generator."""
         if not self.augment:
             return observations
-        images = observations["observation"]
-        if is_image_space_channels_first(self.image_space):
-            return {"observation": augment_images(images)}
-        return {"observation": augment_images(images.movedim(-1, -3)).movedim(-3, -1)}
+        return observations | {key: _augmented(observations[key], space) for key, space in self.images.items()}
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), "augment": self.augment}
 
 
+def _augmented(images: th.Tensor, space: spaces.Box) -> th.Tensor:
+    """Augmented images ``[..., *space.shape]``, channels first or last."""
+    if is_image_space_channels_first(space):
+        return augment_images(images)
+    return augment_images(images.movedim(-1, -3)).movedim(-3, -1)
+
+
 MlpPolicy = EZV2Policy
 MultiInputPolicy = EZV2Policy
+
+
+def policy_for(
+    policy_class: type[PlanningPolicy], observation_space: spaces.Space, kwargs: dict[str, Any]
+) -> type[PlanningPolicy]:
+    """``CnnPolicy`` in place of ``MultiInputPolicy`` for a ``Dict`` with images that it can see.
+
+    :param policy_class: what the user chose
+    :param observation_space: of the environment
+    :param kwargs: of the policy
+    :raises ValueError: if there are images of different sizes, or too large ones
+    """
+    if policy_class is not MultiInputPolicy or not isinstance(observation_space, spaces.Dict):
+        return policy_class
+    return CnnPolicy if image_parts(observation_space, kwargs.get("normalize_images", True)) else policy_class

@@ -81,8 +81,7 @@ def check_image_space(space: spaces.Space, normalize_images: bool) -> spaces.Box
             "uint8 and bounds 0 and 255. Use 'MlpPolicy' for vectors, policy_kwargs={'normalize_images': False} for "
             "images of floats between 0 and 1, or gymnasium.wrappers.ReshapeObservation to add an axis for the channel"
         )
-    channels_first = is_image_space_channels_first(space)
-    n_channels, *size = space.shape if channels_first else (space.shape[2], *space.shape[:2])
+    n_channels, size = image_channels(space), image_size(space)
     if not all(MIN_IMAGE_SIZE <= n <= MAX_IMAGE_SIZE for n in size):
         raise ValueError(
             f"observation space {space} has images of {size[0]} x {size[1]} pixels; CnnPolicy takes {MIN_IMAGE_SIZE} "
@@ -94,6 +93,45 @@ def check_image_space(space: spaces.Space, normalize_images: bool) -> spaces.Box
             "fewer frames or convert them to grey, for example through gymnasium.wrappers.GrayscaleObservation"
         )
     return space
+
+
+def image_parts(space: spaces.Space, normalize_images: bool) -> dict[str, spaces.Box]:
+    """Parts of an observation space that the convolutional network sees, by key.
+
+    Of a ``Dict`` these are the images whose sides are long enough; everything else in it is flattened.
+
+    :param space: an image, or a ``Dict``
+    :param normalize_images: see :func:`check_image_space`
+    :return: empty if a ``Dict`` has no such image
+    :raises ValueError: as :func:`check_image_space` does, or if the images of a ``Dict`` differ in size
+    """
+    if not isinstance(space, spaces.Dict):
+        return {"observation": check_image_space(space, normalize_images)}
+    found = {
+        key: check_image_space(part, normalize_images)
+        for key, part in space.spaces.items()
+        if isinstance(part, spaces.Box)
+        and is_image_space(part, normalized_image=not normalize_images)
+        and min(image_size(part)) >= MIN_IMAGE_SIZE
+    }
+    sizes = {key: image_size(part) for key, part in found.items()}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(
+            f"observation space {space} has images of different sizes, {sizes}; resize them to one, for example with "
+            "gymnasium.wrappers.TransformObservation"
+        )
+    return found
+
+
+def image_channels(space: spaces.Box) -> int:
+    """Channels of an image, first or last."""
+    return space.shape[0] if is_image_space_channels_first(space) else space.shape[2]
+
+
+def image_size(space: spaces.Box) -> tuple[int, int]:
+    """Height and width of an image, channels first or last."""
+    height, width = space.shape[1:] if is_image_space_channels_first(space) else space.shape[:2]
+    return height, width
 
 
 def check_finite(name: str, values: np.ndarray | dict[str, np.ndarray]) -> None:

@@ -1,7 +1,6 @@
 """World models from their sizes: networks for vectors and networks for images, behind one interface."""
 
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import is_image_space_channels_first
 from torch import nn
 
 from sb3_ezv2.networks.action_heads import ContinuousActionHead, DiscreteActionHead
@@ -18,6 +17,7 @@ from sb3_ezv2.networks.model import (
     reward_support,
 )
 from sb3_ezv2.networks.value_prefix import ValuePrefix
+from sb3_ezv2.spaces import image_channels, image_parts, image_size
 
 HIDDEN_DIM_DISCRETE, HIDDEN_DIM_CONTINUOUS = 32, 64
 """Hidden size of the heads on images (paper), by kind of action."""
@@ -76,7 +76,7 @@ def vector_model(
 
 
 def image_model(
-    observation_space: spaces.Box,
+    observation_space: spaces.Space,
     action_head: DiscreteActionHead | ContinuousActionHead,
     discount: float,
     stem_channels: int,
@@ -93,7 +93,7 @@ def image_model(
 ) -> ImageModel:
     """World model for images (EfficientZero V2, appendix on architectures).
 
-    :param observation_space: of an image, see :func:`sb3_ezv2.spaces.check_image_space`
+    :param observation_space: an image, or a ``Dict`` with images, see :func:`sb3_ezv2.spaces.image_parts`
     :param action_head: encoding of the actions and policy over them
     :param discount: of one step
     :param stem_channels: channels of the first, larger feature maps
@@ -108,9 +108,9 @@ def image_model(
     :param lstm_dim: size of the LSTM that reads the value prefix
     :param prefix_horizon: steps after which the value prefix begins again
     """
-    shape = observation_space.shape
-    n_channels, *size = shape if is_image_space_channels_first(observation_space) else (shape[2], *shape[:2])
-    image_shape = (n_channels, size[0], size[1])
+    images = image_parts(observation_space, normalize_images)
+    size = image_size(next(iter(images.values())))
+    image_shape = (sum(map(image_channels, images.values())), *size)
     height, width = latent_size(*size)
     if hidden_dim is None:
         discrete = isinstance(action_head, DiscreteActionHead)
@@ -118,7 +118,9 @@ def image_model(
     n_features, n_bins = head_channels * height * width, reward_support(prefix_horizon).n_bins
     norm = nn.BatchNorm1d(lstm_dim)
     parts = ModelParts(
-        representation=ConvRepresentation(image_shape, stem_channels, latent_channels),
+        representation=ConvRepresentation(
+            image_shape, flat_size(observation_space, images), stem_channels, latent_channels
+        ),
         dynamics=ConvDynamics(action_head.encoded_dim, latent_channels, action_channels),
         heads=SpatialHeads(
             (latent_channels, height, width),
@@ -147,7 +149,7 @@ def image_model(
         if value_prefix
         else None,
     )
-    return ImageModel(observation_space, action_head, discount, parts, normalize_images)
+    return ImageModel(observation_space, images, action_head, discount, parts, normalize_images)
 
 
 def _output_dims(

@@ -14,6 +14,8 @@ from sb3_ezv2.networks.layers import HeadOutputs
 SMALL_IMAGE = 64
 """Images with a side shorter than this are pooled once instead of twice, so that their latent state keeps 4 positions
 along it. The paper's images have 96 pixels per side."""
+VECTOR_DIM = 64
+"""Hidden size of the embedding of a vector that comes with the image."""
 
 
 def n_poolings(height: int, width: int) -> int:
@@ -62,12 +64,17 @@ class ConvBlock(nn.Module):
 class ConvRepresentation(nn.Module):
     """``H``: image to latent state, a sixteenth of its height and width, or an eighth if the image is small.
 
+    A vector that comes with the image enters the latent state as constant planes, as an action does later.
+
     :param image_shape: channels, height and width
+    :param vector_dim: size of the vector, 0 for none
     :param stem_channels: channels at half of the size
     :param latent_channels: channels from a quarter of the size on
     """
 
-    def __init__(self, image_shape: tuple[int, int, int], stem_channels: int, latent_channels: int) -> None:
+    def __init__(
+        self, image_shape: tuple[int, int, int], vector_dim: int, stem_channels: int, latent_channels: int
+    ) -> None:
         super().__init__()
         n_channels, height, width = image_shape
         pooled = [
@@ -87,10 +94,18 @@ class ConvRepresentation(nn.Module):
             ConvBlock(latent_channels, latent_channels),
             *pooled,
         )
+        if vector_dim > 0:
+            self.embed_vector = nn.Sequential(
+                nn.Linear(vector_dim, VECTOR_DIM), nn.ReLU(), nn.Linear(VECTOR_DIM, latent_channels)
+            )
+            self.combine = ConvBlock(latent_channels, latent_channels)
 
-    def forward(self, images: th.Tensor) -> th.Tensor:
-        """``[batch, n_channels, height, width] -> [batch, latent_channels, *latent_size(height, width)]``."""
-        return self.layers(images)
+    def forward(self, images: th.Tensor, vectors: th.Tensor) -> th.Tensor:
+        """``[batch, n_channels, height, width], [batch, vector_dim] -> [batch, latent_channels, *latent_size]``."""
+        latents = self.layers(images)
+        if vectors.shape[-1] == 0:
+            return latents
+        return self.combine(latents + self.embed_vector(vectors)[:, :, None, None])
 
 
 class ConvDynamics(nn.Module):

@@ -1,6 +1,7 @@
 """The world model: representation, dynamics, reward, value, policy and the consistency heads in one module."""
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch as th
@@ -125,11 +126,15 @@ class EfficientZeroModel(nn.Module):
         """Observations by key as vectors ``[batch, observation_dim]``, one-hot where discrete, images in [0, 1]."""
         return th.cat([_flat(observations[key], space) for key, space in self.spaces.items()], dim=1)
 
-    def represent(self, observations: dict[str, th.Tensor]) -> th.Tensor:
-        """Latent states ``[batch, *latent]`` of real observations."""
+    def normalised(self, observations: dict[str, th.Tensor]) -> th.Tensor:
+        """What :meth:`flatten` returns in standard deviations, compressed."""
         normalised = (self.flatten(observations) - self.observation_mean) / self.observation_std
         # Statistics of the first random steps make later observations many standard deviations large.
-        return self.representation(normalised.sign() * normalised.abs().log1p())
+        return normalised.sign() * normalised.abs().log1p()
+
+    def represent(self, observations: dict[str, th.Tensor]) -> th.Tensor:
+        """Latent states ``[batch, *latent]`` of real observations."""
+        return self.representation(self.normalised(observations))
 
     def next_latents(self, latents: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """One step of the dynamics."""
@@ -199,9 +204,10 @@ class EfficientZeroModel(nn.Module):
 class ImageModel(EfficientZeroModel):
     """World model for images, whose latent states are images of several channels too.
 
-    No statistics of the observations are kept: pixels have a known range.
+    No statistics of the images are kept: pixels have a known range. What else is in a ``Dict`` is flattened.
 
-    :param observation_space: of an image, see :func:`sb3_ezv2.spaces.check_image_space`
+    :param observation_space: an image, or a ``Dict`` with at least one
+    :param images: its parts that are images of equal size, see :func:`sb3_ezv2.spaces.image_parts`
     :param action_head: encoding of the actions and policy over them
     :param discount: of one step
     :param parts: the networks, see :mod:`sb3_ezv2.networks.builders`
@@ -210,31 +216,44 @@ class ImageModel(EfficientZeroModel):
 
     def __init__(
         self,
-        observation_space: spaces.Box,
+        observation_space: spaces.Space,
+        images: dict[str, spaces.Box],
         action_head: DiscreteActionHead | ContinuousActionHead,
         discount: float,
         parts: ModelParts,
         normalize_images: bool,
     ) -> None:
-        super().__init__(observation_space, action_head, discount, 0, parts)
-        self.image_space = observation_space
-        self.channels_first = is_image_space_channels_first(observation_space)
+        self.images = images
+        super().__init__(observation_space, action_head, discount, flat_size(observation_space, images), parts)
         self.normalize_images = normalize_images
 
     def flatten(self, observations: dict[str, th.Tensor]) -> th.Tensor:
-        """Nothing ``[batch, 0]``: no part of the observation needs running statistics."""
-        return self.reward_scale.new_empty(len(observations["observation"]), 0)
+        """All but the images as vectors ``[batch, observation_dim]``; ``observation_dim`` may be 0."""
+        others = [_flat(observations[key], space) for key, space in self.spaces.items() if key not in self.images]
+        n = len(next(iter(observations.values())))
+        return th.cat(others, dim=1) if others else self.reward_scale.new_empty(n, 0)
 
     def represent(self, observations: dict[str, th.Tensor]) -> th.Tensor:
-        """Latent states ``[batch, channels, height, width]`` of images ``[batch, *observation_space.shape]``."""
-        images = preprocess_obs(observations["observation"], self.image_space, self.normalize_images)
-        assert isinstance(images, th.Tensor)
-        return self.representation(images if self.channels_first else images.movedim(-1, -3))
+        """Latent states ``[batch, channels, height, width]`` of images ``[batch, *space.shape]`` and all the rest."""
+        assert isinstance(self.representation, ConvRepresentation)
+        images = th.cat([self._image(observations[key], space) for key, space in self.images.items()], dim=1)
+        return self.representation(images, self.normalised(observations))
+
+    def _image(self, pixels: th.Tensor, space: spaces.Box) -> th.Tensor:
+        """One image with its channels first."""
+        image = preprocess_obs(pixels, space, self.normalize_images)
+        assert isinstance(image, th.Tensor)
+        return image if is_image_space_channels_first(space) else image.movedim(-1, -3)
 
 
-def flat_size(observation_space: spaces.Space) -> int:
-    """Size of a flattened observation."""
-    return sum(get_flattened_obs_dim(space) for space in named_spaces(observation_space).values())
+def flat_size(observation_space: spaces.Space, without: Iterable[str] = ()) -> int:
+    """Size of a flattened observation.
+
+    :param observation_space: of the observation
+    :param without: keys of parts that are left out
+    """
+    parts = named_spaces(observation_space).items()
+    return sum(get_flattened_obs_dim(space) for key, space in parts if key not in without)
 
 
 def _flat(observations: th.Tensor, space: spaces.Space) -> th.Tensor:
