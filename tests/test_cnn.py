@@ -267,7 +267,7 @@ def test_float_images_with_channels_last(tmp_path):
 def test_stacked_frames():
     env = VecFrameStack(DummyVecEnv([lambda: RandomEnv(image_space(32, 32, 3))]), 4, channels_order="last")
     model = tiny_image_model(env).learn(40)
-    assert model.policy.image_space.shape == (12, 32, 32)
+    assert model.policy.images["observation"].shape == (12, 32, 32)
     assert_finite_parameters(model)
 
 
