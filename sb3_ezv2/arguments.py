@@ -29,7 +29,7 @@ AT_LEAST_ZERO = (
 )
 
 
-TD_STEPS_DISCRETE, TD_STEPS_CONTINUOUS = 20, 5
+TD_STEPS_DISCRETE, TD_STEPS_CONTINUOUS = 10, 5
 """Default of ``td_steps``; see the page "Deviations from the paper"."""
 
 

@@ -65,7 +65,7 @@ class EfficientZeroV2(ReplayAlgorithm):
         policy with a larger standard deviation (paper, section 4.1)
     :param flatten_factor: multiplies that standard deviation
     :param unroll_steps: dynamics steps of the loss
-    :param td_steps: rewards in the multi-step value target; ``None`` for 20 with discrete actions and 5 with others
+    :param td_steps: rewards in the multi-step value target; ``None`` for 10 with discrete actions and 5 with others
     :param td_phase: T1 of the mixed value target: until then it is the multi-step return everywhere. A number of
         updates (``int``) or a fraction of the run (``float``)
     :param td_fresh: T2 of the mixed value target: the newest states keep the multi-step return. A number of

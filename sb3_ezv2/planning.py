@@ -4,14 +4,15 @@ import numpy as np
 import torch as th
 
 from sb3_ezv2.fused_planning import fused_search
-from sb3_ezv2.networks.action_heads import ContinuousActionHead
+from sb3_ezv2.networks.action_heads import ContinuousActionHead, DiscreteActionHead
 from sb3_ezv2.networks.fused_weights import model_weights, supports_fusion
 from sb3_ezv2.networks.model import EfficientZeroModel, NetworkOutput
 from sb3_ezv2.search import search
 from sb3_ezv2.type_aliases import Expansion, Noise, Plan, SearchResult, SearchRoot, SearchSettings
 
-MIN_VALUE_RANGE = 0.01
-"""Smallest difference, in units of the reward scale, that values are normalised by."""
+MIN_VALUE_RANGE_DISCRETE, MIN_VALUE_RANGE_CONTINUOUS = 0.1, 0.01
+"""Smallest difference, in units of the reward scale, that values are normalised by. What is smaller is not magnified:
+with discrete actions it is mostly the network's error, which would make a policy that has nothing to gain drift."""
 
 
 class Planner:
@@ -61,11 +62,13 @@ class Planner:
         :param explore: whether candidates come from the flattened policy too
         :raises ValueError: if the network's values or policies are not finite
         """
+        discrete = isinstance(model.action_head, DiscreteActionHead)
+        min_value_range = MIN_VALUE_RANGE_DISCRETE if discrete else MIN_VALUE_RANGE_CONTINUOUS
         settings = SearchSettings(
             n_simulations=self.n_simulations,
             n_considered=self.n_considered,
             discount=self.discount,
-            min_value_range=MIN_VALUE_RANGE * float(model.reward_scale),
+            min_value_range=min_value_range * float(model.reward_scale),
         )
         evaluate = _plan_fused if supports_fusion(model) else _plan_in_torch
         found = evaluate(model, observations, noise, explore, settings)

@@ -370,7 +370,7 @@ def test_random_actions_are_held(space, random_repeat):
     assert (taken[:, 0] != taken[:, 1]).any()
 
 
-@pytest.mark.parametrize("space, expected", [(spaces.Discrete(2), 20), (SMALL_BOX, 5)], ids=["discrete", "box"])
+@pytest.mark.parametrize("space, expected", [(spaces.Discrete(2), 10), (SMALL_BOX, 5)], ids=["discrete", "box"])
 def test_steps_of_the_multi_step_return_suit_the_actions(space, expected, tmp_path):
     model = tiny_model(RandomEnv(action_space=space)).learn(40)
     model.save(tmp_path / "model")
