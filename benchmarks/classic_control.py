@@ -15,6 +15,8 @@ import numpy as np
 import yaml
 from stable_baselines3.common.monitor import load_results
 
+from benchmarks.records import current_commit
+
 RESULTS = Path(__file__).parent / "results" / "classic_control"
 TABLE = Path(__file__).parents[1] / "docs" / "classic_control_table.md"
 OURS = "ezv2"
@@ -52,6 +54,7 @@ class Run(NamedTuple):
     returns: list[float]  # mean return of each
     hours: float  # wall-clock, evaluations included
     command: str
+    commit: str  # of the working tree that holds the logs
 
 
 def commands() -> Iterator[str]:
@@ -85,6 +88,7 @@ def read_run(folder: Path) -> Run:
         returns=returns,
         hours=float(episodes["t"].max()) / 3600,
         command=(args_file.parent / "command.txt").read_text(encoding="utf-8"),
+        commit=current_commit(folder),
     )
 
 
@@ -132,9 +136,9 @@ def row(env: str, algo: str, runs: list[Run]) -> str:
     each = ", ".join("never" if np.isinf(s) else f"{s:,.0f}" for s in (steps_to(run, solved) for run in runs))
     budget = f"{max(run.budget for run in runs):,}"
     minutes = 60 * np.mean([run.hours for run in runs])
+    spread = f" ± {last.std():.1f}" if len(runs) > 1 else ""
     return (
-        f"| {env} | {algo} | {budget} | {last.mean():.1f} ± {last.std():.1f} ({len(runs)}) | {solved:g} | {each} "
-        f"| {minutes:.1f} |"
+        f"| {env} | {algo} | {budget} | {last.mean():.1f}{spread} ({len(runs)}) | {solved:g} | {each} | {minutes:.1f} |"
     )
 
 

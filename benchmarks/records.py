@@ -12,12 +12,19 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 
 
-def current_commit() -> str:
-    """Commit of the working tree, marked when there are changes to tracked files other than stored results."""
-    commit = ["git", "rev-parse", "--short=12", "HEAD"]
-    described = subprocess.run(commit, capture_output=True, text=True, check=True).stdout.strip()
-    changes = ["git", "diff", "--quiet", "HEAD", "--", ".", f":(exclude){RESULTS}"]
-    return described if subprocess.run(changes, check=False).returncode == 0 else f"{described}-dirty"
+def current_commit(folder: Path | None = None) -> str:
+    """Commit of the working tree, marked when there are changes to tracked files other than stored results.
+
+    :param folder: anywhere in the working tree; ``None`` for the current folder
+    """
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+
+    described = git("rev-parse", "--short=12", "HEAD")
+    described.check_returncode()
+    unchanged = git("diff", "--quiet", "HEAD", "--", ":(top)", ":(top,exclude)benchmarks/results").returncode == 0
+    return described.stdout.strip() + ("" if unchanged else "-dirty")
 
 
 def command_line(name: str) -> str:

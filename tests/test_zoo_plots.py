@@ -105,9 +105,10 @@ def test_runs_are_compared(tmp_path, capsys, monkeypatch):
 
 
 @pytest.fixture
-def results(tmp_path) -> Path:
+def results(tmp_path, monkeypatch) -> Path:
     """Three seeds of ours and of DQN on CartPole, made up, and one of ours on Acrobot that fails."""
     logs = tmp_path / "logs"
+    monkeypatch.setattr(classic_control, "current_commit", lambda folder: f"commit of {folder.parents[1].name}")
     for seed in range(3):
         store_run(logs, "CartPole-v1", [100.0, 480.0 + seed, 500.0], seed=seed)
         store_run(logs, "CartPole-v1", [9.0, 20.0, 490.0], algo="dqn", seed=seed, every=1_000)
@@ -121,7 +122,7 @@ def test_stored_runs_are_whole(results):
     stored = json.loads((results / "CartPole-v1" / "dqn-seed-1.json").read_text())
     assert stored["steps"] == [1_000, 2_000, 3_000]
     assert (stored["seed"], stored["budget"], stored["command"]) == (1, 3_000, "a command")
-    assert stored["hours"] == pytest.approx(0.03)
+    assert stored["hours"] == pytest.approx(0.03) and stored["commit"] == "commit of logs"
 
 
 def test_the_table_says_what_was_reached_and_what_was_not(results, tmp_path):
@@ -138,7 +139,7 @@ def test_the_table_says_what_was_reached_and_what_was_not(results, tmp_path):
 def test_a_median_counts_seeds_that_never_solve():
     def run(returns: list[float]) -> classic_control.Run:
         steps = list(range(1, len(returns) + 1))
-        return classic_control.Run("ezv2", "CartPole-v1", 0, 3, steps, returns, 1.0, "")
+        return classic_control.Run("ezv2", "CartPole-v1", 0, 3, steps, returns, 1.0, "", "")
 
     solved, never = run([0.0, 500.0]), run([0.0, 0.0])
     assert classic_control.median_steps([solved, solved, never], 475) == 2
