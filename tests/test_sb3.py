@@ -676,7 +676,7 @@ OBSERVATION_SPACES = {
     "dict": spaces.Dict(
         {
             "vector": spaces.Box(-1.0, 1.0, (3,)),
-            "image": spaces.Box(0, 255, (36, 36, 1), np.uint8),
+            "image": spaces.Box(0, 255, (12, 12, 1), np.uint8),
             "discrete": spaces.Discrete(3, start=1),
             "multi_discrete": spaces.MultiDiscrete([2, 3]),
             "multi_binary": spaces.MultiBinary(2),
