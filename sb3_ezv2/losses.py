@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from sb3_ezv2.networks.model import EfficientZeroModel
 from sb3_ezv2.supports import expectation
-from sb3_ezv2.tensors import to_tensors
+from sb3_ezv2.tensors import on_device, to_tensors
 from sb3_ezv2.type_aliases import TrainingTargets, TrajectoryBatch
 
 
@@ -50,7 +50,7 @@ def tensor_batch(batch: TrajectoryBatch, targets: TrainingTargets, device: th.de
     """Batch and targets on ``device``."""
 
     def tensor(array: np.ndarray) -> th.Tensor:
-        return th.as_tensor(array, device=device)
+        return on_device(array, device)
 
     return TensorBatch(
         observations=to_tensors(batch.observations, device),

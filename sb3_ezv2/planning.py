@@ -8,6 +8,7 @@ from sb3_ezv2.networks.action_heads import ContinuousActionHead, DiscreteActionH
 from sb3_ezv2.networks.fused_weights import model_weights, supports_fusion
 from sb3_ezv2.networks.model import EfficientZeroModel, NetworkOutput
 from sb3_ezv2.search import search
+from sb3_ezv2.tensors import on_device
 from sb3_ezv2.type_aliases import Expansion, Noise, Plan, SearchResult, SearchRoot, SearchSettings
 
 MIN_VALUE_RANGE_DISCRETE, MIN_VALUE_RANGE_CONTINUOUS = 0.1, 0.01
@@ -162,8 +163,11 @@ class TorchNodes:
             self.noise = th.from_numpy(noise.children).to(self.device)
 
     def expand(self, node: int, parents: np.ndarray, edges: np.ndarray) -> Expansion:
-        """Evaluate node number ``node`` of every root; for sampled actions, sample its own."""
-        nodes, actions = th.from_numpy(parents).to(self.device), th.from_numpy(edges).to(self.device)
+        """Evaluate node number ``node`` of every root; for sampled actions, sample its own.
+
+        One copy goes to the model's device and one comes back.
+        """
+        nodes, actions = on_device(np.stack([parents, edges]), self.device)
         head = self.model.action_head
         continuous = isinstance(head, ContinuousActionHead)
         if continuous:
@@ -172,10 +176,12 @@ class TorchNodes:
         self.pool[node], self.memories[node] = output.latents, output.memories
         if isinstance(head, ContinuousActionHead):
             self.actions[node, :, : head.n_children] = head.children(output.policies, self.noise[node - 1])
+        answers = [output.rewards.unsqueeze(1), output.values.unsqueeze(1), output.policies]
+        found = th.cat(answers[:2] if continuous else answers, dim=1).cpu().numpy()
+        rewards, values, logits = (np.ascontiguousarray(part) for part in (found[:, 0], found[:, 1], found[:, 2:]))
+        if continuous:
             logits = np.zeros((len(parents), head.n_children), np.float32)
-        else:
-            logits = output.policies.cpu().numpy()
-        return Expansion(output.rewards.cpu().numpy(), output.values.cpu().numpy(), logits)
+        return Expansion(rewards, values, logits)
 
 
 def _root_candidates(
