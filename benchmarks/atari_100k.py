@@ -72,9 +72,10 @@ def train_leg(options: argparse.Namespace, record: dict[str, Any]) -> EfficientZ
     """Begin or go on, and save."""
     env = make_envs(options.game, True, 1, options.seed)
     model_file, buffer_file = options.folder / "model.zip", options.folder / "replay_buffer.pkl"
-    if model_file.exists():
+    if record.get("legs"):  # without a record a leg was killed while it saved: begin again
         model = EfficientZeroV2.load(model_file, env=env, device=options.device)
         model.load_replay_buffer(buffer_file)
+        model.set_random_seed(options.seed + 1_000 * len(record["legs"]))  # or every leg would draw what the first drew
     else:
         settings = settings_of_the_zoo() | options.settings
         model = EfficientZeroV2("CnnPolicy", env, seed=options.seed, device=options.device, **settings)
@@ -115,7 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
     options.folder = options.folder or Path("runs") / f"{options.game}-{options.seed}"
     options.folder.mkdir(parents=True, exist_ok=True)
     path = options.results / options.game / f"seed-{options.seed}.json"
-    record = json.loads(path.read_text()) if (options.folder / "model.zip").exists() else {}
+    record = json.loads(path.read_text()) if path.exists() and (options.folder / "model.zip").exists() else {}
     if not record:
         record = {
             **new_record("atari_100k", "torch", "numpy", "numba", "ale_py"),
