@@ -5,7 +5,7 @@ nothing is read by the host, no branch depends on data. So it never waits for th
 (see :mod:`sb3_ezv2.recording`). Two things replace the walks of the numba search:
 
 - *down*: every node chooses its next action at once; a node is on the path of the next simulation if every edge from
-  the root to it is a chosen one, and the deepest of those nodes, which is the newest, is where the path leaves the tree;
+  the root to it is a chosen one, and the deepest of those nodes, which is the newest, is where it leaves the tree;
 - *up*: every node keeps the discounted rewards and the discount from each of its ancestors to itself, so that all
   returns of a path come from the new node's value at once.
 
@@ -289,7 +289,7 @@ def tensor_search(
     n_children: int,
     settings: SearchSettings,
     value_unit: th.Tensor | float = 1.0,
-    operations: TreeOperations = TreeOperations(),
+    operations: TreeOperations | None = None,
 ) -> TensorResult:
     """Plan for every root; see :func:`sb3_ezv2.search.search.search`, whose results these are.
 
@@ -300,7 +300,7 @@ def tensor_search(
     :param n_children: number of actions at every node below the root
     :param settings: budget and constants
     :param value_unit: ``settings.min_value_range`` is in these units
-    :param operations: the functions that select and back up
+    :param operations: the functions that select and back up; ``None`` for those of this module
     :raises ValueError: if more actions are to be considered than there are candidates
     """
     n_roots, n_candidates = prior_logits.shape
@@ -313,6 +313,7 @@ def tensor_search(
         c_scale=float(settings.c_scale),
         min_value_range=tree.total.new_full((), settings.min_value_range) * value_unit,
     )
+    operations = operations or TreeOperations()
     n_nodes = settings.n_simulations + 1
     numbers = th.arange(n_nodes, device=values.device)
     rows = th.arange(n_roots, device=values.device)
