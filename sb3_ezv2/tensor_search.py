@@ -95,7 +95,7 @@ def plant_tensors(
         logits=th.cat([logits, below], dim=1),
         preferences=gumbel.double() + logits,
         visits=zeros,
-        values=zeros,
+        values=th.zeros_like(zeros),
         network_values=th.cat([values.double().unsqueeze(1), zeros[:, 1:]], dim=1),
         smallest=logits.new_full((n_roots,), low),
         largest=logits.new_full((n_roots,), high),

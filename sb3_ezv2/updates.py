@@ -77,7 +77,7 @@ class RecordedUpdate:
     ) -> None:
         self.policy, self.settings = policy, settings
         observations = {key: part.clone() for key, part in batch.observations.items()}
-        self.batch = TensorBatch(observations, *(part.clone() for part in batch[1:]))  # type: ignore[arg-type]
+        self.batch = TensorBatch(observations, *(part.clone() for part in batch[1:]))
         groups = policy.optimizer.param_groups
         self.steps_too = all(group.get("fused") and "capturable" in group for group in groups)
         self.rates = [batch.weights.new_full((), group["lr"]) for group in groups]
@@ -149,7 +149,7 @@ class Updater:
 
 
 def _parts(batch: TensorBatch) -> list[th.Tensor]:
-    return [*batch.observations.values(), *batch[1:]]  # type: ignore[list-item]
+    return [*batch.observations.values(), *batch[1:]]
 
 
 @contextmanager

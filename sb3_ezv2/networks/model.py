@@ -259,8 +259,8 @@ def flat_size(observation_space: spaces.Space, without: Iterable[str] = ()) -> i
 
 def _flat(observations: th.Tensor, space: spaces.Space) -> th.Tensor:
     """One part of the observation as vectors."""
-    # One-hot encoding counts from zero; discrete spaces may start elsewhere. An array of these numbers would be copied to
-    # the device every time, so they are subtracted one by one.
+    # One-hot encoding counts from zero; discrete spaces may start elsewhere. An array of these numbers would be copied
+    # to the device every time, so they are subtracted one by one.
     if isinstance(space, spaces.Discrete):
         observations = observations - int(space.start)
     elif isinstance(space, spaces.MultiDiscrete) and np.any(space.start):
