@@ -132,7 +132,7 @@ class RecordedSearch:
             except Exception as error:  # compilers fail in many ways, and nothing depends on them
                 if not compiled:
                     raise
-                warnings.warn(f"the search is not compiled, which makes it slower: {error}", stacklevel=2)
+                warnings.warn(f"the search is slower because it is not compiled: {error}", stacklevel=2)
                 operations = Operations()
                 run(model, operations=operations)
         self.run = partial(run, operations=operations)
@@ -140,7 +140,7 @@ class RecordedSearch:
         try:
             self.repeat = recorder.record(partial(self.run, model), _pool(recorder.device))
         except RuntimeError as error:
-            warnings.warn(f"the search is not recorded as a CUDA graph, which makes it slower: {error}", stacklevel=2)
+            warnings.warn(f"the search is slower because no CUDA graph can be recorded: {error}", stacklevel=2)
 
     def __call__(self, model: EfficientZeroModel) -> th.Tensor:
         """Search with what the inputs hold now, see :func:`search_in_tensors`; overwritten by the next call."""
@@ -154,6 +154,11 @@ _SEARCHES: WeakKeyDictionary[EfficientZeroModel, dict[tuple, RecordedSearch]] = 
 def _pool(device: th.device) -> Any:
     """Memory that all recorded searches share: they follow each other, and none reads what another one left there."""
     return th.cuda.graph_pool_handle() if device.type == "cuda" else None
+
+
+def recorded_searches(model: EfficientZeroModel) -> list[RecordedSearch]:
+    """What :func:`plan_on_device` keeps for a model, one for every kind and size of search."""
+    return list(_SEARCHES.get(model, {}).values())
 
 
 def plan_on_device(

@@ -13,6 +13,7 @@ from sb3_ezv2.device_planning import (
     Operations,
     SearchInputs,
     draw_on_device,
+    recorded_searches,
     search_in_tensors,
 )
 from sb3_ezv2.networks.model import EfficientZeroModel
@@ -81,7 +82,7 @@ def test_plans_for_spaces_that_do_not_begin_at_zero(monkeypatch):
     drawn = [space.sample() for _ in range(5)]
     observations = {key: th.from_numpy(np.stack([each[key] for each in drawn])) for key in space.spaces}
     assert_same_plans(*plans(model, observations, True, monkeypatch))
-    (search,) = device_planning._SEARCHES[model].values()
+    (search,) = recorded_searches(model)
     assert search.inputs.observations["one"].shape == (8,)
     assert (search.inputs.observations["one"] >= 5).all()
 
@@ -91,15 +92,15 @@ def test_the_newest_parameters_are_used(action_space, monkeypatch):
     model, other = tiny_network(action_space), tiny_network(action_space, seed=1)
     observations = observations_of(30)
     first = plans(model, observations, True, monkeypatch)[1]
-    (before,) = device_planning._SEARCHES[model].values()
+    (before,) = recorded_searches(model)
     model.load_state_dict(other.state_dict())
     here, there = plans(model, observations, True, monkeypatch)
     assert_same_plans(here, there)
     assert (there.root_values != first.root_values).all()
-    assert list(device_planning._SEARCHES[model].values()) == [before]  # written in place: nothing new to record
+    assert recorded_searches(model) == [before]  # written in place: nothing new to record
     model.double().float()  # the parameters lie elsewhere now
     plans(model, observations, True, monkeypatch)
-    (after,) = device_planning._SEARCHES[model].values()
+    (after,) = recorded_searches(model)
     assert after is not before
 
 
@@ -131,7 +132,7 @@ def test_where_no_graph_can_be_recorded_the_search_goes_on_without(monkeypatch):
 
     monkeypatch.setattr(Recorder, "record", refuse)
     model = tiny_network(DISCRETE)
-    with pytest.warns(UserWarning, match="not recorded as a CUDA graph.*not permitted"):
+    with pytest.warns(UserWarning, match="no CUDA graph can be recorded.*not permitted"):
         assert_same_plans(*plans(model, observations_of(6), True, monkeypatch))
 
 
