@@ -93,7 +93,7 @@ def update_equality(device: th.device, batch_size: int) -> dict[str, float]:
     updater = models[1].updater = Updater(models[1].policy, Recorder(device))
     for batch, update_settings in kept:
         updater(batch, update_settings)
-    ours, theirs = (th.nn.utils.parameters_to_vector(model.policy.model.parameters()) for model in models)
+    ours, theirs = (th.nn.utils.parameters_to_vector(model.policy.model.parameters()).detach() for model in models)
     return {
         "recorded": float(updater.recorded is not None),
         "largest difference of parameters": float((ours - theirs).abs().max()),
@@ -136,7 +136,7 @@ def _search_and_network(model: Any, planner: Planner, space: spaces.Box, n: int,
     recorder = Recorder(device)
     with recorder.beside():
         network()
-    kinds = {"search": search, "network": network, "recorded network": recorder.record(network)}
+    kinds = {"search": search, "network": network, "recorded network": recorder.capture(network)}
     times = take_turns({name: finished(device, function) for name, function in kinds.items()}, seconds)
     ratios = {f"over {kind}": times["search"]["median"] / times[kind]["median"] for kind in kinds if kind != "search"}
     return {"milliseconds": times, **ratios}

@@ -138,7 +138,7 @@ class RecordedSearch:
         self.run = partial(run, operations=operations)
         self.repeat: Callable[[], th.Tensor] | None = None
         try:
-            self.repeat = recorder.record(partial(self.run, model), _pool(recorder.device))
+            self.repeat = recorder.capture(partial(self.run, model), _pool(recorder.device))
         except RuntimeError as error:
             warnings.warn(f"the search is slower because no CUDA graph can be recorded: {error}", stacklevel=2)
 

@@ -40,7 +40,7 @@ class Recorder:
             yield
         current.wait_stream(self.stream)
 
-    def record(self, function: Callable[[], Output], pool: Any = None) -> Callable[[], Output]:
+    def capture(self, function: Callable[[], Output], pool: Any = None) -> Callable[[], Output]:
         """Record ``function``, which on a CUDA device is not carried out by that.
 
         :param function: has run under :meth:`beside` before

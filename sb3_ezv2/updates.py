@@ -83,7 +83,7 @@ class RecordedUpdate:
         self.rates = [batch.weights.new_full((), group["lr"]) for group in groups]
         function = update if self.steps_too else find_gradient
         with _rates_in_memory(policy.optimizer, self.rates if self.steps_too else []):
-            self.repeat: Callable[[], UpdateOutput] = recorder.record(lambda: function(policy, self.batch, settings))
+            self.repeat: Callable[[], UpdateOutput] = recorder.capture(lambda: function(policy, self.batch, settings))
 
     def __call__(self, batch: TensorBatch) -> UpdateOutput:
         """Update with this batch and the optimiser's present learning rate; the next call overwrites the output."""

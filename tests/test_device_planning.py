@@ -130,7 +130,7 @@ def test_where_no_graph_can_be_recorded_the_search_goes_on_without(monkeypatch):
     def refuse(self, function, pool=None):
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(Recorder, "record", refuse)
+    monkeypatch.setattr(Recorder, "capture", refuse)
     model = tiny_network(DISCRETE)
     with pytest.warns(UserWarning, match="no CUDA graph can be recorded.*not permitted"):
         assert_same_plans(*plans(model, observations_of(6), True, monkeypatch))

@@ -68,7 +68,7 @@ def test_a_recorded_step_reads_its_learning_rate_from_memory(monkeypatch):
         seen.extend((group["lr"], group["capturable"]) for group in optimizer.param_groups)
         return function
 
-    monkeypatch.setattr(Recorder, "record", record)
+    monkeypatch.setattr(Recorder, "capture", record)
     model.learn(60)
     assert [(type(lr), capturable) for lr, capturable in seen] == [(th.Tensor, True)]
     assert seen[0][0] is model.updater.recorded.rates[0]
@@ -110,7 +110,7 @@ def test_where_no_graph_can_be_recorded_training_goes_on_without(monkeypatch):
     def refuse(self, function, pool=None):
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(Recorder, "record", refuse)
+    monkeypatch.setattr(Recorder, "capture", refuse)
     model = recording_model()
     with pytest.warns(UserWarning, match="no CUDA graph can be recorded.*not permitted") as caught:
         model.learn(60)
