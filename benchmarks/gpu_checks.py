@@ -1,16 +1,20 @@
-"""What a machine with a GPU must show: equal searches, and the speed of searches, updates and whole runs.
+"""What a machine with a GPU must show: equal searches and updates, and the speed of both and of whole runs.
 
-``python -m benchmarks.gpu_checks`` takes less than nine minutes and writes ``benchmarks/results/gpu_checks.json``:
-searches on the GPU against the compiled ones on the CPU, searches against the bare network calls, updates with and
-without mixed precision, for vectors at the paper's setting and for images of 96 x 96, a run on walker walk with its
-updates a second (asked: 110), and how busy the GPU is. ``--device cpu --quick`` runs the same code anywhere.
+``python -m benchmarks.gpu_checks`` ends after less than nine minutes, whatever happens, and writes
+``benchmarks/results/gpu_checks.json`` after every part: searches on the GPU against the compiled ones on the CPU and
+whether they are recorded as CUDA graphs, recorded updates against the others, searches against the bare network calls
+(made one after the other and recorded), updates with and without mixed precision, for vectors at the paper's setting
+and for images of 96 x 96, a run on walker walk with its updates a second (asked: 110), and how busy the GPU is. What
+PyTorch could not record or compile is listed under ``warnings``. ``--device cpu --quick`` runs the same code anywhere.
 """
 
 import argparse
+import faulthandler
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,10 +32,16 @@ from benchmarks.records import RESULTS, new_record, write_record
 from benchmarks.search_cost import OBSERVATION, SETTINGS, proprio_model, take_turns
 from benchmarks.tasks import TASKS
 from sb3_ezv2 import CnnPolicy, EfficientZeroV2
+from sb3_ezv2.device_planning import recorded_searches
+from sb3_ezv2.losses import TensorBatch
 from sb3_ezv2.planning import Planner
+from sb3_ezv2.recording import Recorder
+from sb3_ezv2.updates import UpdateOutput, Updater, UpdateSettings, update
 
 RESULT = RESULTS / "gpu_checks.json"
 ASKED_UPDATES_PER_SECOND = 110.0
+LIMIT_S = 530
+"""The process ends itself after this time."""
 PIXELS = spaces.Box(0, 255, (12, 96, 96), np.uint8)
 
 
@@ -61,7 +71,34 @@ def equality(device: th.device) -> dict[str, float]:
         found[f"{name}: largest difference of values"] = float(
             np.abs(here.root_values - there.root_values)[same].max(initial=0.0)
         )
+        recorded = [search.repeat is not None for search in recorded_searches(model)]  # none on the CPU
+        found[f"{name}: recorded"] = float(bool(recorded) and all(recorded))
     return found
+
+
+def update_equality(device: th.device, batch_size: int) -> dict[str, float]:
+    """How far recorded updates and others lead away from each other with the same twenty batches."""
+    settings = PAPER | {"batch_size": batch_size, "ent_coef": 0.0, "learning_starts": 300}
+    models = [EfficientZeroV2("MlpPolicy", Noise(6), seed=0, device=device, **settings).learn(300) for _ in range(2)]
+    kept: list[tuple[TensorBatch, UpdateSettings]] = []
+
+    def keep(batch: TensorBatch, update_settings: UpdateSettings) -> UpdateOutput:
+        kept.append((batch, update_settings))
+        return update(models[0].policy, batch, update_settings)
+
+    models[0].updater = keep  # type: ignore[assignment]
+    models[0].train(20)
+    models[1]._update_learning_rate(models[1].policy.optimizer)
+    models[1]._refresh_target()
+    updater = models[1].updater = Updater(models[1].policy, Recorder(device))
+    for batch, update_settings in kept:
+        updater(batch, update_settings)
+    ours, theirs = (th.nn.utils.parameters_to_vector(model.policy.model.parameters()).detach() for model in models)
+    return {
+        "recorded": float(updater.recorded is not None),
+        "largest difference of parameters": float((ours - theirs).abs().max()),
+        "largest parameter": float(ours.abs().max()),
+    }
 
 
 def searches(device: th.device, seconds: float) -> dict[str, Any]:
@@ -96,8 +133,13 @@ def _search_and_network(model: Any, planner: Planner, space: spaces.Box, n: int,
     def search() -> None:
         planner.plan(model, observations, planner.draw_noise(model, n, rng), explore=True)
 
-    times = take_turns({"search": finished(device, search), "network": finished(device, network)}, seconds)
-    return {"milliseconds": times, "ratio": times["search"]["median"] / times["network"]["median"]}
+    recorder = Recorder(device)
+    with recorder.beside():
+        network()
+    kinds = {"search": search, "network": network, "recorded network": recorder.capture(network)}
+    times = take_turns({name: finished(device, function) for name, function in kinds.items()}, seconds)
+    ratios = {f"over {kind}": times["search"]["median"] / times[kind]["median"] for kind in kinds if kind != "search"}
+    return {"milliseconds": times, **ratios}
 
 
 class Pictures(gym.Env):
@@ -134,24 +176,26 @@ def updates(device: th.device, seconds: float, batch_size: int) -> dict[str, Any
 
 
 class Deadline(BaseCallback):
-    """Ends training when its time is up; counts from the first update on.
+    """Ends training when its time is up; counts from an update on when everything has been compiled and recorded.
 
     :param seconds: of training
+    :param after: updates that do not count
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, after: int) -> None:
         super().__init__()
         self.seconds = seconds
+        self.after = after
         self.began = 0.0
 
     def _on_step(self) -> bool:
-        if self.began == 0.0 and self.model._n_updates > 0:  # type: ignore[attr-defined]
+        if self.began == 0.0 and self.model._n_updates >= self.after:  # type: ignore[attr-defined]
             self.began, self.first = time.perf_counter(), self.num_timesteps
         self.passed = time.perf_counter() - self.began if self.began else 0.0
         return self.passed < self.seconds
 
 
-def whole_run(device: th.device, seconds: float, batch_size: int) -> dict[str, float]:
+def whole_run(device: th.device, seconds: float, batch_size: int, after: int) -> dict[str, float]:
     """Updates a second at the paper's setting, acting and reanalysis included, one update for every decision."""
     try:
         env: gym.Env = TASKS["walker-walk"].make_env()
@@ -161,7 +205,7 @@ def whole_run(device: th.device, seconds: float, batch_size: int) -> dict[str, f
     for mixed_precision in (False, True):
         settings = PAPER | {"batch_size": batch_size, "mixed_precision": mixed_precision}
         model = EfficientZeroV2("MlpPolicy", env, seed=0, device=device, learning_starts=300, **settings)
-        deadline = Deadline(seconds)
+        deadline = Deadline(seconds, after)
         with utilisation() as busy:
             model.learn(1_000_000, callback=deadline, log_interval=10**9)
         name = "mixed" if mixed_precision else "full"
@@ -204,16 +248,23 @@ def main() -> None:
     if options.device.startswith("cuda") and not th.cuda.is_available():
         sys.exit("there is no CUDA device; --device cpu --quick runs the same code on the CPU")
     device = th.device(options.device)
-    seconds, batch_size = (0.5, 16) if options.quick else (10.0, 256)
+    seconds, batch_size, after = (0.5, 16, 5) if options.quick else (8.0, 256, 420)
+    faulthandler.dump_traceback_later(LIMIT_S, exit=True)
     record: dict[str, Any] = new_record("gpu_checks", "torch", "numpy", "numba")
     record["device"] = th.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     for name, check in (
         ("equality", lambda: equality(device)),
+        ("equality of updates", lambda: update_equality(device, batch_size)),
+        ("run", lambda: whole_run(device, 6 * seconds, batch_size, after)),
         ("searches", lambda: searches(device, seconds)),
         ("updates", lambda: updates(device, seconds, batch_size)),
-        ("run", lambda: whole_run(device, 6 * seconds, batch_size)),
     ):
-        record[name] = check()
+        began = time.perf_counter()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            record[name] = check()
+        record[name]["seconds"] = time.perf_counter() - began
+        record.setdefault("warnings", []).extend(str(each.message) for each in caught if "slower" in str(each.message))
         print(name, *(f"  {key}: {value}" for key, value in record[name].items()), sep="\n", flush=True)
         write_record(options.out, record)
     best = max(value for key, value in record["run"].items() if key.startswith("updates"))

@@ -26,7 +26,7 @@ from sb3_ezv2.replay_buffer import TrajectoryReplayBuffer
 from sb3_ezv2.spaces import check_action_space, check_observation_space, random_actions
 from sb3_ezv2.statistics import DataStatistics
 from sb3_ezv2.tensors import torch_threads
-from sb3_ezv2.updates import update
+from sb3_ezv2.updates import Updater, UpdateSettings
 
 DEFAULT_LEARNING_RATE = LinearSchedule(1e-3, 1e-4, 1.0)
 """Falls linearly from 1e-3 to 1e-4 over the run."""
@@ -222,6 +222,7 @@ class EfficientZeroV2(ReplayAlgorithm):
             **self.policy_kwargs,
         ).to(self.device)
         self.policy.seed_planning(self.seed)
+        self.updater = Updater(self.policy)
         head = self.policy.model.action_head
         self.reanalyzer = Reanalyzer(self.policy.planner, self.action_space, head.n_targets, self.use_target_cache)
         frequency, unit = self.train_freq if isinstance(self.train_freq, tuple) else (self.train_freq, "step")
@@ -239,7 +240,7 @@ class EfficientZeroV2(ReplayAlgorithm):
     def _excluded_save_params(self) -> list[str]:
         return [
             *super()._excluded_save_params(),
-            *("replay_buffer", "reanalyzer", "rng", "_random_actions", "_stream_is_whole"),
+            *("replay_buffer", "reanalyzer", "updater", "rng", "_random_actions", "_stream_is_whole"),
         ]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
@@ -347,6 +348,7 @@ class EfficientZeroV2(ReplayAlgorithm):
         coefficients = LossCoefficients(
             self.reward_coef, self.value_coef, self.policy_coef, self.consistency_coef, self.ent_coef
         )
+        settings = UpdateSettings(coefficients, self.max_grad_norm, self.tau, self.mixed_precision)
         for _ in range(gradient_steps):
             if self._n_updates % self.target_update_interval == 0:
                 self._refresh_target()
@@ -364,7 +366,7 @@ class EfficientZeroV2(ReplayAlgorithm):
                 self._vec_normalize_env,
             )
             tensors = tensor_batch(batch, targets, self.device)
-            output = update(self.policy, tensors, coefficients, self.max_grad_norm, self.tau, self.mixed_precision)
+            output = self.updater(tensors, settings)
             self._n_updates += 1
             self.replay_buffer.update_priorities(batch.slots[:, 0], output.priorities.cpu().numpy())
         self._log_update(output.logs)

@@ -3,12 +3,14 @@
 import numpy as np
 import torch as th
 
+from sb3_ezv2.device_planning import draw_on_device, plan_on_device
 from sb3_ezv2.fused_planning import fused_search
 from sb3_ezv2.networks.action_heads import ContinuousActionHead, DiscreteActionHead
 from sb3_ezv2.networks.fused_weights import model_weights, supports_fusion
-from sb3_ezv2.networks.model import EfficientZeroModel, NetworkOutput
+from sb3_ezv2.networks.model import EfficientZeroModel
 from sb3_ezv2.search import search
 from sb3_ezv2.tensors import on_device
+from sb3_ezv2.torch_nodes import TensorNoise, TorchNodes, noise_on_device
 from sb3_ezv2.type_aliases import Expansion, Noise, Plan, SearchResult, SearchRoot, SearchSettings
 
 MIN_VALUE_RANGE_DISCRETE, MIN_VALUE_RANGE_CONTINUOUS = 0.1, 0.01
@@ -30,8 +32,18 @@ class Planner:
         self.discount = discount
         self._greedy_noise: dict[tuple, Noise] = {}
 
-    def draw_noise(self, model: EfficientZeroModel, n: int, rng: np.random.Generator) -> Noise:
-        """Noise for exploring: Gumbel for discrete candidates, Gaussian for sampled actions."""
+    def draw_noise(self, model: EfficientZeroModel, n: int, rng: np.random.Generator) -> Noise | TensorNoise:
+        """Noise for exploring: Gumbel for discrete candidates, Gaussian for sampled actions; drawn where it is used.
+
+        :param model: for whose search the noise is
+        :param n: number of states
+        :param rng: source of the noise
+        """
+        if _is_on_gpu(model):
+            return draw_on_device(model, n, self.n_simulations, rng)
+        return self._draw(model, n, rng)
+
+    def _draw(self, model: EfficientZeroModel, n: int, rng: np.random.Generator) -> Noise:
         actions = model.action_head
         if isinstance(actions, ContinuousActionHead):
             return Noise(
@@ -49,12 +61,18 @@ class Planner:
         head = model.action_head
         key = (type(head), head.n_candidates, head.encoded_dim, self.n_simulations)
         if key not in self._greedy_noise:
-            noise = self.draw_noise(model, 1, np.random.default_rng(0))
+            noise = self._draw(model, 1, np.random.default_rng(0))
             self._greedy_noise[key] = noise._replace(gumbel=np.zeros_like(noise.gumbel))
         return self._greedy_noise[key]
 
     @th.no_grad()
-    def plan(self, model: EfficientZeroModel, observations: dict[str, th.Tensor], noise: Noise, explore: bool) -> Plan:
+    def plan(
+        self,
+        model: EfficientZeroModel,
+        observations: dict[str, th.Tensor],
+        noise: Noise | TensorNoise,
+        explore: bool,
+    ) -> Plan:
         """Search from the latent states of ``observations``.
 
         :param model: used for every inference
@@ -69,10 +87,15 @@ class Planner:
             n_simulations=self.n_simulations,
             n_considered=self.n_considered,
             discount=self.discount,
-            min_value_range=min_value_range * float(model.reward_scale),
+            min_value_range=min_value_range,
         )
-        evaluate = _plan_fused if supports_fusion(model) else _plan_in_torch
-        found = evaluate(model, observations, noise, explore, settings)
+        if _is_on_gpu(model):
+            found = plan_on_device(model, observations, noise, explore, settings)
+        else:
+            settings = settings._replace(min_value_range=min_value_range * float(model.reward_scale))
+            evaluate = _plan_fused if supports_fusion(model) else _plan_in_torch
+            assert isinstance(noise, Noise)
+            found = evaluate(model, observations, noise, explore, settings)
         if found is None:
             raise ValueError(
                 "the network's values or policies are not finite: training has diverged (use a lower learning_rate or "
@@ -115,84 +138,44 @@ def _plan_in_torch(
     explore: bool,
     settings: SearchSettings,
 ) -> tuple[SearchResult, np.ndarray] | None:
-    """Search with a model on any device; ``None`` if the network's answer is not finite."""
+    """Search with torch and the tree on the CPU; ``None`` if the network's answer is not finite."""
     root = model.initial_inference(observations)
     if not (th.isfinite(root.values).all() and th.isfinite(root.policies).all()):
         return None
-    nodes = TorchNodes(model, root, noise, settings.n_simulations, explore)
+    device = model.reward_scale.device
+    nodes = TorchNodes(model, root, noise_on_device(noise, device), settings.n_simulations, explore)
+    root_answers = _on_host(root.values, nodes.logits)
+
+    def expand(node: int, parents: np.ndarray, edges: np.ndarray) -> Expansion:
+        # One copy goes to the model's device and one comes back.
+        found = nodes.expand(node, *on_device(np.stack([parents, edges]), device))
+        return Expansion(*_on_host(found.rewards, found.values, found.prior_logits))
+
     result = search(
-        SearchRoot(root.values.cpu().numpy(), nodes.logits),
-        nodes.expand,
-        np.broadcast_to(noise.gumbel, nodes.logits.shape),
+        SearchRoot(*root_answers),
+        expand,
+        np.broadcast_to(noise.gumbel, root_answers[1].shape),
         model.action_head.n_children,
         settings,
     )
-    return result, nodes.candidates
+    return result, nodes.candidates.cpu().numpy()
+
+
+def _on_host(*tensors: th.Tensor) -> list[np.ndarray]:
+    """Vectors ``[n]`` and tables ``[n, ...]`` as arrays, copied together."""
+    widths = [1 if tensor.ndim == 1 else tensor.shape[1] for tensor in tensors]
+    together = th.cat([tensor.reshape(len(tensor), -1) for tensor in tensors], dim=1).cpu().numpy()
+    parts = np.split(together, np.cumsum(widths)[:-1], axis=1)
+    return [
+        np.ascontiguousarray(part[:, 0] if tensor.ndim == 1 else part)
+        for tensor, part in zip(tensors, parts, strict=True)
+    ]
+
+
+def _is_on_gpu(model: EfficientZeroModel) -> bool:
+    return model.reward_scale.device.type == "cuda"
 
 
 def _every_action(n: int, n_actions: int) -> np.ndarray:
     """All actions as candidates of every state ``[n, n_actions]``."""
     return np.broadcast_to(np.arange(n_actions), (n, n_actions))
-
-
-class TorchNodes:
-    """Latent states, memories and actions of all nodes of a search, evaluated by torch on the model's device.
-
-    :param model: evaluates the nodes
-    :param root: latent states and policies of the states to search from
-    :param noise: of the sampled actions
-    :param n_simulations: number of nodes to come
-    :param explore: see :meth:`ContinuousActionHead.root_candidates`
-    """
-
-    def __init__(
-        self, model: EfficientZeroModel, root: NetworkOutput, noise: Noise, n_simulations: int, explore: bool
-    ) -> None:
-        self.model = model
-        self.device = root.latents.device
-        self.rows = th.arange(len(root.latents), device=self.device)
-        self.pool = root.latents.new_empty(n_simulations + 1, *root.latents.shape)
-        self.pool[0] = root.latents
-        self.memories = root.memories.new_empty(n_simulations + 1, *root.memories.shape)
-        self.memories[0] = root.memories
-        self.candidates, self.logits = _root_candidates(model, root, noise, explore)
-        if isinstance(model.action_head, ContinuousActionHead):
-            candidates = th.from_numpy(self.candidates).to(self.device)
-            self.actions = candidates.new_empty(n_simulations + 1, *candidates.shape)
-            self.actions[0] = candidates
-            self.noise = th.from_numpy(noise.children).to(self.device)
-
-    def expand(self, node: int, parents: np.ndarray, edges: np.ndarray) -> Expansion:
-        """Evaluate node number ``node`` of every root; for sampled actions, sample its own.
-
-        One copy goes to the model's device and one comes back.
-        """
-        nodes, actions = on_device(np.stack([parents, edges]), self.device)
-        head = self.model.action_head
-        continuous = isinstance(head, ContinuousActionHead)
-        if continuous:
-            actions = self.actions[nodes, self.rows, actions]
-        output = self.model.recurrent_inference(self.pool[nodes, self.rows], actions, self.memories[nodes, self.rows])
-        self.pool[node], self.memories[node] = output.latents, output.memories
-        if isinstance(head, ContinuousActionHead):
-            self.actions[node, :, : head.n_children] = head.children(output.policies, self.noise[node - 1])
-        answers = [output.rewards.unsqueeze(1), output.values.unsqueeze(1), output.policies]
-        found = th.cat(answers[:2] if continuous else answers, dim=1).cpu().numpy()
-        rewards, values, logits = (np.ascontiguousarray(part) for part in (found[:, 0], found[:, 1], found[:, 2:]))
-        if continuous:
-            logits = np.zeros((len(parents), head.n_children), np.float32)
-        return Expansion(rewards, values, logits)
-
-
-def _root_candidates(
-    model: EfficientZeroModel, root: NetworkOutput, noise: Noise, explore: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Candidates of every root and their prior logits ``[n, n_candidates]``."""
-    head = model.action_head
-    if isinstance(head, ContinuousActionHead):
-        candidates = head.root_candidates(
-            root.policies, th.from_numpy(noise.candidates).to(root.latents.device), explore
-        )
-        return candidates.cpu().numpy(), np.zeros(candidates.shape[:2], np.float32)
-    logits = root.policies.cpu().numpy()
-    return _every_action(*logits.shape), logits

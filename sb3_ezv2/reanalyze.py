@@ -7,15 +7,16 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ezv2.networks.model import EfficientZeroModel
+from sb3_ezv2.networks.model import EfficientZeroModel, ImageModel
 from sb3_ezv2.planning import Planner
 from sb3_ezv2.replay_buffer import TrajectoryReplayBuffer
 from sb3_ezv2.targets import loss_masks, n_step_returns, uses_td, value_prefixes
 from sb3_ezv2.tensors import to_tensors
 from sb3_ezv2.type_aliases import Plan, PolicyTargets, TrainingTargets, TrajectoryBatch
 
-MAX_ROOTS = 1024
-"""States searched in one go; more gain nothing and cost memory."""
+MAX_ROOTS, MAX_ROOTS_OF_VECTORS_ON_GPU = 1024, 2048
+"""States searched in one go; more gain nothing and cost memory. On a GPU the networks for vectors are so small that the
+time of a search hardly depends on its size."""
 
 
 class MixedValueRule(NamedTuple):
@@ -208,9 +209,12 @@ class Reanalyzer:
     ) -> tuple[np.ndarray, PolicyTargets]:
         """Search all ``slots`` and return values and policy targets in their order."""
         values, actions, weights = [], [], []
-        for first in range(0, len(slots), MAX_ROOTS):
-            chunk = slots[first : first + MAX_ROOTS]
-            observations = to_tensors(buffer.observations_at(chunk, env), model.reward_scale.device)
+        device = model.reward_scale.device
+        many = device.type == "cuda" and not isinstance(model, ImageModel)
+        size = MAX_ROOTS_OF_VECTORS_ON_GPU if many else MAX_ROOTS
+        for first in range(0, len(slots), size):
+            chunk = slots[first : first + size]
+            observations = to_tensors(buffer.observations_at(chunk, env), device)
             noise = self.planner.draw_noise(model, len(chunk), rng)
             plan = self.planner.plan(model, observations, noise, explore=True)
             found = policy_targets(plan, self.cache.n_targets)

@@ -11,12 +11,22 @@ import pytest
 import torch as th
 
 from sb3_ezv2 import EfficientZeroV2
+from sb3_ezv2.device_planning import recorded_searches
 from sb3_ezv2.networks.model import EfficientZeroModel
 from sb3_ezv2.planning import Planner
 from sb3_ezv2.tensors import on_device
+from sb3_ezv2.updates import update
 from tests.envs import RandomEnv
 from tests.test_cnn import GREY, TINY_IMAGE_NETWORK
-from tests.tiny import CONTINUOUS, DISCRETE, TINY_NETWORK, assert_finite_parameters, tiny_model, tiny_network
+from tests.tiny import (
+    CONTINUOUS,
+    DISCRETE,
+    TINY_NETWORK,
+    assert_finite_parameters,
+    assert_same_parameters,
+    tiny_model,
+    tiny_network,
+)
 
 ROOT = Path(__file__).parents[1]
 needs_a_gpu = pytest.mark.skipif(not th.cuda.is_available(), reason="needs a CUDA device")
@@ -57,9 +67,67 @@ def test_searches_equal_those_on_the_cpu(action_space):
     np.testing.assert_allclose(here.root_values[same], there.root_values[same], rtol=1e-3, atol=1e-3)
 
 
+@needs_a_gpu
 @ACTION_SPACES
-def test_a_simulation_copies_once_there_and_once_back(action_space, monkeypatch):
-    """Counted on the CPU, through the same functions that copy to and from a GPU."""
+def test_a_search_is_compiled_and_recorded_and_follows_the_parameters(action_space, recwarn):
+    model, other, planner, n = tiny_network(action_space), tiny_network(action_space, seed=1), Planner(16, 3, 0.97), 50
+    observations = th.from_numpy(np.random.default_rng(0).uniform(-1, 1, (n, 3)).astype(np.float32))
+    noise = planner.draw_noise(model, n, np.random.default_rng(1))
+    here = planner.plan(other, {"observation": observations}, noise, explore=True)
+    model.cuda()
+    first = planner.plan(model, {"observation": observations.cuda()}, noise, explore=True)
+    model.load_state_dict(other.state_dict())
+    there = planner.plan(model, {"observation": observations.cuda()}, noise, explore=True)
+    (search,) = recorded_searches(model)
+    assert search.repeat is not None
+    assert not [warning for warning in recwarn if "slower" in str(warning.message)]
+    same = (here.visit_counts == there.visit_counts).all(axis=1)
+    assert same.mean() > 0.9 and (first.root_values != there.root_values).all()
+    np.testing.assert_allclose(here.root_values[same], there.root_values[same], rtol=1e-3, atol=1e-3)
+
+
+@needs_a_gpu
+@ACTION_SPACES
+@pytest.mark.parametrize(
+    "policy, network, space",
+    [("MlpPolicy", TINY_NETWORK, None), ("CnnPolicy", {**TINY_IMAGE_NETWORK, "augment": False}, GREY)],
+)
+def test_recorded_updates_equal_the_others(policy, network, space, action_space, recwarn):
+    """The same batches, without what is drawn at random."""
+    models = [
+        tiny_model(RandomEnv(space, action_space), policy, policy_kwargs=network, device="cuda", ent_coef=0.0).learn(31)
+        for _ in range(2)
+    ]
+    assert_same_parameters(*models)
+    kept = []
+    models[0].updater = lambda batch, settings: (
+        kept.append((batch, settings)) or update(models[0].policy, batch, settings)
+    )
+    models[0].train(8)
+    updater = models[1].updater
+    for batch, settings in kept:
+        updater(batch, settings)
+    assert updater.recorded is not None and updater.recorded.steps_too
+    assert not [warning for warning in recwarn if "slower" in str(warning.message)]
+    ours, theirs = (model.policy.state_dict() for model in models)
+    for name, value in ours.items():
+        th.testing.assert_close(theirs[name], value, rtol=1e-3, atol=1e-3, msg=name)
+
+
+@ACTION_SPACES
+def test_a_search_on_a_gpu_copies_back_once(action_space, monkeypatch):
+    """Counted on the CPU; that it does nothing else outside of the GPU is seen in ``test_device_planning``."""
+    monkeypatch.setattr("sb3_ezv2.planning._is_on_gpu", lambda model: True)
+    model, planner, copies, back = tiny_network(action_space), Planner(12, 3, 0.97), [], th.Tensor.cpu
+    monkeypatch.setattr(th.Tensor, "cpu", lambda tensor: copies.append(tensor.shape) or back(tensor))
+    noise = planner._draw(model, 5, np.random.default_rng(0))
+    plan = planner.plan(model, {"observation": th.zeros(5, 3)}, noise, explore=True)
+    assert len(copies) == 1 and copies[0][0] == len(plan.actions) == 5
+
+
+@ACTION_SPACES
+def test_with_the_tree_on_the_cpu_a_simulation_copies_once_there_and_once_back(action_space, monkeypatch):
+    """Where the network is neither compiled nor on a CUDA device."""
     monkeypatch.setattr("sb3_ezv2.planning.supports_fusion", lambda model: False)
     model, n_simulations = tiny_network(action_space), 12
     copies = {"there": 0, "back": 0}

@@ -11,7 +11,7 @@ from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_ezv2 import EfficientZeroV2, WarmUp
 from sb3_ezv2.losses import LossCoefficients, tensor_batch
-from sb3_ezv2.updates import update
+from sb3_ezv2.updates import UpdateSettings, update
 from sb3_ezv2.zoo.settings import read_warm_up
 from tests.envs import RandomEnv
 from tests.test_cnn import GREY, TINY_IMAGE_NETWORK
@@ -94,7 +94,7 @@ def gradients(model: EfficientZeroV2) -> list[th.Tensor]:
     found = []
     for mixed_precision in (False, True):
         th.manual_seed(0)
-        output = update(model.policy, tensors, COEFFICIENTS, 1e9, 0.05, mixed_precision)
+        output = update(model.policy, tensors, UpdateSettings(COEFFICIENTS, 1e9, 0.05, mixed_precision))
         assert output.priorities.dtype == th.float32
         assert all(value.dtype == th.float32 for value in output.logs.values())
         found.append(th.cat([parameter.grad.flatten() for parameter in model.policy.model.parameters()]))

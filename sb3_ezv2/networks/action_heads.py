@@ -107,7 +107,7 @@ class ContinuousActionHead:
             flattened = stds[:, self.n_policy_candidates :]
             flattened.mul_(self.flatten_factor).clamp_(min=MIN_FLATTENED_STD)
         else:
-            stds[:, 0] = 0.0
+            stds[:, 0].zero_()
         return _squash(mean + stds * noise)
 
     def children(self, outputs: th.Tensor, noise: th.Tensor) -> th.Tensor:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space_channels_first, preprocess_obs
@@ -258,10 +259,13 @@ def flat_size(observation_space: spaces.Space, without: Iterable[str] = ()) -> i
 
 def _flat(observations: th.Tensor, space: spaces.Space) -> th.Tensor:
     """One part of the observation as vectors."""
-    start = getattr(space, "start", None)
-    if start is not None:
-        # One-hot encoding counts from zero; discrete spaces may start elsewhere.
-        observations = observations - th.as_tensor(start, device=observations.device)
+    # One-hot encoding counts from zero; discrete spaces may start elsewhere. An array of these numbers would be copied
+    # to the device every time, so they are subtracted one by one.
+    if isinstance(space, spaces.Discrete):
+        observations = observations - int(space.start)
+    elif isinstance(space, spaces.MultiDiscrete) and np.any(space.start):
+        columns = zip(observations.flatten(1).unbind(1), space.start.ravel().tolist(), strict=True)
+        observations = th.stack([column - first for column, first in columns], dim=1).view_as(observations)
     encoded = preprocess_obs(observations, space)
     assert isinstance(encoded, th.Tensor)
     return encoded.flatten(1) if encoded.ndim > 1 else encoded.unsqueeze(1)
