@@ -129,10 +129,15 @@ def main() -> None:
     parser.add_argument("--n-envs", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2, help="of torch")
     parser.add_argument("--defaults", action="store_true", help="the constructor's values instead of the paper's")
+    parser.add_argument("--mixed-precision", action="store_true", help="the networks of updates compute in bfloat16")
     parser.add_argument("--out", type=Path, default=RESULT, help="file to write")
     arguments = parser.parse_args()
     settings = {} if arguments.defaults else PAPER
-    found = measure(settings | {"n_threads": arguments.threads}, arguments.decisions, arguments.n_envs)
+    found = measure(
+        settings | {"n_threads": arguments.threads, "mixed_precision": arguments.mixed_precision},
+        arguments.decisions,
+        arguments.n_envs,
+    )
     record = {
         **new_record("end_to_end", "torch", "numpy", "numba"),
         **found,
