@@ -2,8 +2,10 @@
 
 ``python -m benchmarks.end_to_end`` trains on walker walk at the paper's setting (batch 256, 32 simulations, its
 network, one update a decision) and writes ``benchmarks/results/end_to_end.json``: decisions a second, the share of
-every part, the searched fraction and the peak of the memory. ``--defaults`` takes the constructor's values instead.
-Nothing is evaluated; what random actions collect before the first update is not counted.
+every part, the searched fraction, the peak of the memory and what was learned meanwhile (returns of the training
+episodes, and of 10 deterministic ones on another environment when the time has been taken). ``--defaults`` takes the
+constructor's values instead. What random actions collect before the first update is not counted; ``--random`` makes
+them many, for the memory of a long run with a full replay buffer.
 """
 
 import argparse
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
 
 from benchmarks.memory import peak_bytes
 from benchmarks.records import RESULTS, new_record, write_record
@@ -24,7 +27,7 @@ from sb3_ezv2 import EfficientZeroV2
 
 RESULT = RESULTS / "end_to_end.json"
 TASK = "walker-walk"
-N_RANDOM = 1_000
+N_EVAL_EPISODES, EVAL_SEED = 10, 10_000
 PAPER: dict[str, Any] = {
     "batch_size": 256,
     "n_simulations": 32,
@@ -66,34 +69,41 @@ class Progress(BaseCallback):
     """Start counting after the random steps and print how far the run is.
 
     :param watch: cleared when the random steps are over
+    :param n_random: how many these are
     """
 
-    def __init__(self, watch: Stopwatch) -> None:
+    def __init__(self, watch: Stopwatch, n_random: int) -> None:
         super().__init__()
         self.watch = watch
+        self.n_random = n_random
         self.began = 0.0
         self.searched: list[float] = []
         self.memory: list[tuple[int, float]] = []
+        self.returns: list[tuple[int, float]] = []
 
     def _on_step(self) -> bool:
-        if self.num_timesteps == N_RANDOM:
+        self.returns += [
+            (self.num_timesteps, info["episode"]["r"]) for info in self.locals["infos"] if "episode" in info
+        ]
+        if self.num_timesteps == self.n_random:
             self.watch.clear()
             self.began = time.perf_counter()
-        elif self.num_timesteps > N_RANDOM:
+        elif self.num_timesteps > self.n_random:
             self.searched.append(self.model.reanalyzer.searched_fraction)  # type: ignore[attr-defined]
             if self.num_timesteps % REPORT_INTERVAL == 0:
                 self.memory.append((self.num_timesteps, peak_bytes() / 2**20))
-                rate = (self.num_timesteps - N_RANDOM) / (time.perf_counter() - self.began)
+                rate = (self.num_timesteps - self.n_random) / (time.perf_counter() - self.began)
                 print(f"{self.num_timesteps:>7} {rate:>7.1f} decisions/s {self.memory[-1][1]:>7.0f} MB", flush=True)
         return True
 
 
-def measure(settings: dict[str, Any], n_decisions: int, n_envs: int) -> dict[str, Any]:
+def measure(settings: dict[str, Any], n_decisions: int, n_envs: int, seed: int) -> dict[str, Any]:
     """Train and say what it took."""
-    env = make_vec_env(TASKS[TASK].make_env, n_envs, seed=0)
-    model = EfficientZeroV2("MlpPolicy", env, seed=0, learning_starts=N_RANDOM, **settings)
+    n_random = settings["learning_starts"]
+    env = make_vec_env(TASKS[TASK].make_env, n_envs, seed=seed)
+    model = EfficientZeroV2("MlpPolicy", env, seed=seed, **settings)
     watch = Stopwatch()
-    callback = Progress(watch)
+    callback = Progress(watch, n_random)
     assert model.env is not None
     for name, owner, method in (
         ("acting", model, "_choose_actions"),
@@ -107,26 +117,42 @@ def measure(settings: dict[str, Any], n_decisions: int, n_envs: int) -> dict[str
         ("logging", callback, "on_step"),
     ):
         watch.watch(name, owner, method)
-    model.learn(N_RANDOM + n_decisions, callback=callback)
+    model.learn(n_random + n_decisions, callback=callback)
     total = time.perf_counter() - callback.began
     parts = dict(watch.seconds)
     parts["update"] = parts.pop("train") - parts["sampling"] - parts["reanalysis"]
     parts["anything else"] = total - sum(parts.values())
     return {
         "decisions": n_decisions,
+        "random_decisions": n_random,
         "n_envs": n_envs,
+        "seed": seed,
+        "seconds": total,
         "decisions_per_second": n_decisions / total,
         "shares": {name: seconds / total for name, seconds in parts.items()},
         "searched_fraction": float(np.mean(callback.searched)),
         "peak_memory_mb": callback.memory,
+        "training_returns": callback.returns,
+        "evaluation_returns": evaluate(model),
     }
+
+
+def evaluate(model: EfficientZeroV2) -> list[float]:
+    """Returns of deterministic episodes on an environment of their own."""
+    env = make_vec_env(TASKS[TASK].make_env, N_EVAL_EPISODES, seed=EVAL_SEED)
+    returns, _ = evaluate_policy(model, env, N_EVAL_EPISODES, return_episode_rewards=True)
+    env.close()
+    return [float(episode) for episode in returns]
 
 
 def main() -> None:
     """Measure, print and store everything."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--decisions", type=int, default=20_000, help="after the random ones")
+    parser.add_argument("--random", type=int, default=1_000, help="decisions before the first update")
+    parser.add_argument("--buffer-size", type=int, default=1_000_000, help="of the replay buffer, in decisions")
     parser.add_argument("--n-envs", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2, help="of torch")
     parser.add_argument("--defaults", action="store_true", help="the constructor's values instead of the paper's")
     parser.add_argument("--mixed-precision", action="store_true", help="the networks of updates compute in bfloat16")
@@ -134,9 +160,16 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = {} if arguments.defaults else PAPER
     found = measure(
-        settings | {"n_threads": arguments.threads, "mixed_precision": arguments.mixed_precision},
+        settings
+        | {
+            "learning_starts": arguments.random,
+            "buffer_size": arguments.buffer_size,
+            "n_threads": arguments.threads,
+            "mixed_precision": arguments.mixed_precision,
+        },
         arguments.decisions,
         arguments.n_envs,
+        arguments.seed,
     )
     record = {
         **new_record("end_to_end", "torch", "numpy", "numba"),
@@ -145,6 +178,7 @@ def main() -> None:
     for name, share in sorted(found["shares"].items(), key=lambda item: -item[1]):
         print(f"{name:<14} {100 * share:>6.1f} %")
     print(f"{found['decisions_per_second']:.1f} decisions/s, {100 * found['searched_fraction']:.1f} % searched")
+    print(f"return {np.mean(found['evaluation_returns']):.0f} in {N_EVAL_EPISODES} episodes")
     write_record(arguments.out, record)
 
 
