@@ -12,6 +12,8 @@ PYTEST_FLAGS ?=
 
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
+# One file of tests to a process; some of them train, so that more than four would need much memory.
+TESTS = $(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_FLAGS)
 PIP_INSTALL := $(RUN) -m pip install --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
 INSTALL_INPUTS := setup.py pyproject.toml constraints.txt sb3_ezv2/version.txt
 CHECKED := $(wildcard sb3_ezv2 tests examples benchmarks experiments docs/conf.py setup.py)
@@ -30,8 +32,8 @@ demo: $(VENV)/.installed
 
 test: lint docs
 	rm -f .coverage
-	NUMBA_DISABLE_JIT=1 $(RUN) -m pytest -q $(PYTEST_FLAGS) --cov --cov-report= --cov-fail-under=0 $(KERNEL_TESTS)
-	$(RUN) -m pytest $(PYTEST_FLAGS) --cov --cov-append --cov-report=term
+	NUMBA_DISABLE_JIT=1 $(TESTS) -q --cov --cov-report= --cov-fail-under=0 $(KERNEL_TESTS)
+	$(TESTS) --cov --cov-append --cov-report=term
 
 lint: $(VENV)/.installed-tests
 	$(RUN) -m ruff check $(CHECKED)

@@ -37,6 +37,7 @@ EXTRAS = {
     "tests": [
         "pytest>=8.0",
         "pytest-cov>=5.0",
+        "pytest-xdist>=3.5",
         "hypothesis>=6.100",
         "ruff>=0.6",
         "mypy>=1.10",

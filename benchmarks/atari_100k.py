@@ -1,14 +1,16 @@
 """One game of Atari 100k in legs: each resumes from the checkpoint of the one before.
 
 ``python -m benchmarks.atari_100k Pong --seed 0`` trains with the ``atari`` entry of the hyperparameters until its time
-is up, saves model and replay buffer in ``--folder``, and says how far it is. Called again it goes on; when the
-budget is reached, the next call plays full games with the deterministic policy and ends the run. The record with the
-legs, the training returns and the evaluation is ``benchmarks/results/atari_100k/<game>/seed-<n>.json``, which
-``python -m benchmarks.atari_table`` reads.
+is up, saves model and replay buffer in ``--folder``, and says how far it is. Called again it goes on; a leg that was
+killed, even while it saved, is made again. At the end of the budget the updates are made up for that random actions
+came without, so that there are as many as decisions; the next call plays full games with the deterministic policy and
+ends the run. The record with the legs, the training returns and the evaluation is
+``benchmarks/results/atari_100k/<game>/seed-<n>.json``, which ``python -m benchmarks.atari_table`` reads.
 """
 
 import argparse
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -71,11 +73,12 @@ def settings_of_the_zoo() -> dict[str, Any]:
 def train_leg(options: argparse.Namespace, record: dict[str, Any]) -> EfficientZeroV2:
     """Begin or go on, and save."""
     env = make_envs(options.game, True, 1, options.seed)
-    model_file, buffer_file = options.folder / "model.zip", options.folder / "replay_buffer.pkl"
-    if record.get("legs"):  # without a record a leg was killed while it saved: begin again
-        model = EfficientZeroV2.load(model_file, env=env, device=options.device)
-        model.load_replay_buffer(buffer_file)
-        model.set_random_seed(options.seed + 1_000 * len(record["legs"]))  # or every leg would draw what the first drew
+    legs = record["legs"]
+    if legs:
+        checkpoint = checkpoint_of(options, record)
+        model = EfficientZeroV2.load(checkpoint / "model.zip", env=env, device=options.device)
+        model.load_replay_buffer(checkpoint / "replay_buffer.pkl")
+        model.set_random_seed(options.seed + 1_000 * len(legs))  # or every leg would draw what the first drew
     else:
         settings = settings_of_the_zoo() | options.settings
         model = EfficientZeroV2("CnnPolicy", env, seed=options.seed, device=options.device, **settings)
@@ -83,12 +86,19 @@ def train_leg(options: argparse.Namespace, record: dict[str, Any]) -> EfficientZ
     left = options.decisions - first
     if left > 0:
         model.learn(left, callback=Leg(options.leg_seconds, record), reset_num_timesteps=False, log_interval=10**9)
-        record.setdefault("legs", []).append(
-            {"from": first, "to": model.num_timesteps, "seconds": time.perf_counter() - began}
-        )
-        model.save(model_file)
-        model.save_replay_buffer(buffer_file)
+        if model.num_timesteps >= options.decisions:
+            model.train(max(options.decisions - model._n_updates, 0))
+        legs.append({"from": first, "to": model.num_timesteps, "seconds": time.perf_counter() - began})
+        checkpoint = checkpoint_of(options, record)
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        model.save(checkpoint / "model.zip")
+        model.save_replay_buffer(checkpoint / "replay_buffer.pkl")
     return model
+
+
+def checkpoint_of(options: argparse.Namespace, record: dict[str, Any]) -> Path:
+    """Folder of the checkpoint that the latest leg left; it counts as soon as the record names the leg."""
+    return Path(options.folder) / f"leg-{len(record['legs'])}"
 
 
 def evaluate(options: argparse.Namespace, model: EfficientZeroV2) -> dict[str, Any]:
@@ -114,26 +124,29 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=FOLDER)
     options = parser.parse_args(arguments)
     options.folder = options.folder or Path("runs") / f"{options.game}-{options.seed}"
-    options.folder.mkdir(parents=True, exist_ok=True)
     path = options.results / options.game / f"seed-{options.seed}.json"
-    record = json.loads(path.read_text()) if path.exists() and (options.folder / "model.zip").exists() else {}
-    if not record:
+    record = json.loads(path.read_text()) if path.exists() else {}
+    if not record or not checkpoint_of(options, record).exists():
         record = {
             **new_record("atari_100k", "torch", "numpy", "numba", "ale_py"),
             "game": options.game,
             "seed": options.seed,
             "settings": options.settings,
+            "legs": [],
         }
     if "evaluation" in record:
         print(f"{path} has its evaluation; remove {options.folder} to begin again")
         return
-    before = len(record.get("legs", []))
+    before = len(record["legs"])
     model = train_leg(options, record)
     record["device"] = str(model.device)
-    if len(record.get("legs", [])) == before:
+    if len(record["legs"]) == before:
         record["evaluation"] = evaluate(options, model)
         print(record["evaluation"]["returns"])
     write_record(path, record)
+    for folder in options.folder.glob("leg-*"):
+        if folder != checkpoint_of(options, record):
+            shutil.rmtree(folder)
     print(f"{model.num_timesteps} of {options.decisions} decisions", flush=True)
 
 

@@ -1,7 +1,8 @@
 """The human-normalised table of Atari 100k from stored runs.
 
 ``python -m benchmarks.atari_table`` reads ``benchmarks/results/atari_100k/<game>/seed-<n>.json``, as
-:mod:`benchmarks.atari_100k` writes them, and prints a Markdown table: the score of every game, and mean, median and
+:mod:`benchmarks.atari_100k` writes them, or with ``--logs`` the ``evaluations.npz`` of the zoo's runs, of which the
+last evaluation counts, and prints a Markdown table: the score of every game, and mean, median and
 interquartile mean of the human-normalised scores with 95 % intervals from a stratified bootstrap over seeds (Agarwal et
 al. 2021). A score is the mean return of the full games that a run was evaluated with.
 """
@@ -120,6 +121,21 @@ def stored_scores(folder: Path) -> Runs:
     return {game: np.array(scores) for game, scores in found.items()}
 
 
+def logged_scores(folder: Path) -> Runs:
+    """Mean returns in the last evaluation of all runs of the games in a log folder of the zoo.
+
+    Other environments are passed over.
+    """
+    found: dict[str, list[float]] = {}
+    for path in sorted(folder.glob("ezv2/*/evaluations.npz")):
+        run = path.parent.name.rpartition("_")[0]  # the id with "-" for "/", and the number of the run
+        game = run.removeprefix("ALE-").removesuffix("-v5").removesuffix("NoFrameskip-v4")
+        if game in KNOWN and game != run:
+            with np.load(path) as stored:
+                found.setdefault(game, []).append(float(stored["results"][-1].mean()))
+    return {game: np.array(scores) for game, scores in found.items()}
+
+
 def table(runs: Runs) -> str:
     """Markdown of all games and of the aggregates."""
     if not runs:
@@ -145,8 +161,10 @@ def table(runs: Runs) -> str:
         "|---|---|---|---|",
     ]
     for name, aggregate in AGGREGATES.items():
-        low, high = interval(aggregate, ours, np.random.default_rng(0))
-        lines.append(f"| {name} | {aggregate(ours):.3f} | {low:.3f} to {high:.3f} | {aggregate(published):.3f} |")
+        bounds = "one seed"
+        if min(map(len, ours)) > 1:
+            bounds = "{:.3f} to {:.3f}".format(*interval(aggregate, ours, np.random.default_rng(0)))
+        lines.append(f"| {name} | {aggregate(ours):.3f} | {bounds} | {aggregate(published):.3f} |")
     return "\n".join(lines) + "\n"
 
 
@@ -154,7 +172,9 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=FOLDER)
-    print(table(stored_scores(parser.parse_args().results)), end="")
+    parser.add_argument("--logs", type=Path, help="log folder of the zoo to read instead")
+    options = parser.parse_args()
+    print(table(logged_scores(options.logs) if options.logs else stored_scores(options.results)), end="")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@
 network, one update a decision) and writes ``benchmarks/results/end_to_end.json``: decisions a second, the share of
 every part, the searched fraction, the peak of the memory and what was learned meanwhile (returns of the training
 episodes, and of 10 deterministic ones on another environment when the time has been taken). ``--defaults`` takes the
-constructor's values instead. What random actions collect before the first update is not counted; ``--random`` makes
-them many, for the memory of a long run with a full replay buffer.
+constructor's values instead, ``--small`` the smallest network and search, for what depends on neither: the searched
+fraction of a long run. What random actions collect before the first update is not counted; ``--random`` makes them
+many, for the memory of a long run with a full replay buffer.
 """
 
 import argparse
@@ -28,14 +29,22 @@ from sb3_ezv2 import EfficientZeroV2
 RESULT = RESULTS / "end_to_end.json"
 TASK = "walker-walk"
 N_EVAL_EPISODES, EVAL_SEED = 10, 10_000
+UNROLL_STEPS = 5
 PAPER: dict[str, Any] = {
     "batch_size": 256,
     "n_simulations": 32,
     "n_candidates": 16,
     "n_considered": 16,
     "td_steps": 5,
+    "unroll_steps": UNROLL_STEPS,
     "target_update_interval": 200,
     "policy_kwargs": PROPRIO_NETWORK,
+}
+SMALL: dict[str, Any] = PAPER | {
+    "n_simulations": 2,
+    "n_candidates": 2,
+    "n_considered": 2,
+    "policy_kwargs": {"latent_dim": 16, "hidden_dim": 16, "projection_dim": 16, "prediction_dim": 16},
 }
 REPORT_INTERVAL = 1_000
 
@@ -131,10 +140,32 @@ def measure(settings: dict[str, Any], n_decisions: int, n_envs: int, seed: int) 
         "decisions_per_second": n_decisions / total,
         "shares": {name: seconds / total for name, seconds in parts.items()},
         "searched_fraction": float(np.mean(callback.searched)),
+        "simulated_fraction": simulated_fraction(n_random, n_decisions, n_envs, settings["buffer_size"]),
         "peak_memory_mb": callback.memory,
         "training_returns": callback.returns,
         "evaluation_returns": evaluate(model),
     }
+
+
+def simulated_fraction(n_random: int, n_decisions: int, n_envs: int, capacity: int) -> float:
+    """Share of the drawn states that no draw since the last refresh of the target network has met, drawn uniformly.
+
+    :param n_random: states in the buffer before the first update
+    :param n_decisions: that follow, with one update each
+    :param n_envs: side by side, whose decisions come at once
+    :param capacity: states that the buffer holds
+    """
+    rng, offsets = np.random.default_rng(0), np.arange(UNROLL_STEPS + 1)
+    met = np.zeros(capacity + UNROLL_STEPS, bool)
+    shares = []
+    for update in range(n_decisions):
+        if update % PAPER["target_update_interval"] == 0:
+            met[:] = False
+        n_states = min(n_random + n_envs * (update // n_envs), capacity)
+        slots = (rng.integers(n_states, size=(PAPER["batch_size"], 1)) + offsets).ravel()
+        shares.append((~met[np.unique(slots)]).sum() / len(slots))
+        met[slots] = True
+    return float(np.mean(shares))
 
 
 def evaluate(model: EfficientZeroV2) -> list[float]:
@@ -154,11 +185,13 @@ def main() -> None:
     parser.add_argument("--n-envs", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2, help="of torch")
-    parser.add_argument("--defaults", action="store_true", help="the constructor's values instead of the paper's")
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument("--defaults", action="store_true", help="the constructor's values instead of the paper's")
+    sizes.add_argument("--small", action="store_true", help="the smallest network and search instead of the paper's")
     parser.add_argument("--mixed-precision", action="store_true", help="the networks of updates compute in bfloat16")
     parser.add_argument("--out", type=Path, default=RESULT, help="file to write")
     arguments = parser.parse_args()
-    settings = {} if arguments.defaults else PAPER
+    settings: dict[str, Any] = {} if arguments.defaults else SMALL if arguments.small else PAPER
     found = measure(
         settings
         | {
@@ -177,7 +210,10 @@ def main() -> None:
     }
     for name, share in sorted(found["shares"].items(), key=lambda item: -item[1]):
         print(f"{name:<14} {100 * share:>6.1f} %")
-    print(f"{found['decisions_per_second']:.1f} decisions/s, {100 * found['searched_fraction']:.1f} % searched")
+    print(
+        f"{found['decisions_per_second']:.1f} decisions/s, {100 * found['searched_fraction']:.1f} % searched "
+        f"({100 * found['simulated_fraction']:.1f} % simulated)"
+    )
     print(f"return {np.mean(found['evaluation_returns']):.0f} in {N_EVAL_EPISODES} episodes")
     write_record(arguments.out, record)
 

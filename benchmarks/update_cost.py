@@ -1,30 +1,58 @@
 """What an update costs beside the bare forward pass, backward pass and optimiser step of the same network and losses.
 
 ``python -m benchmarks.update_cost`` prints a table and writes ``benchmarks/results/update_cost.json``. Three things
-take turns on walker walk: ``update`` is ``EfficientZeroV2.train`` with a batch and targets that lie ready, so without
-sampling and reanalysis; ``bare`` is the loss, its gradient and the optimiser's step alone; ``every step`` is the same
-bare update in the obvious order, which evaluates all heads and projections at every unrolled step. One thread.
+take turns on walker walk, and on Breakout's images: ``update`` is ``EfficientZeroV2.train`` with a batch and targets
+that lie ready, so without sampling and reanalysis, but with augmentation; ``bare`` is the loss, its gradient and the
+optimiser's step alone; ``every step`` is the same bare update in the obvious order, which evaluates all heads and
+projections at every unrolled step. One thread.
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch as th
 import torch.nn.functional as F
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 
 from benchmarks.records import RESULTS, new_record, write_record
 from benchmarks.search_cost import PROPRIO_NETWORK, take_turns
-from benchmarks.tasks import TASKS
+from benchmarks.tasks import SMALL_IMAGE_NETWORK, TASKS
 from sb3_ezv2 import EfficientZeroV2
+from sb3_ezv2.envs.atari import make_atari
 from sb3_ezv2.losses import LossCoefficients, TensorBatch, categorical_loss, tensor_batch, unroll_loss
 from sb3_ezv2.networks.model import EfficientZeroModel
 
 RESULT = RESULTS / "update_cost.json"
 N_TRANSITIONS = 600
-SETTINGS: dict[str, dict[str, Any]] = {
-    "defaults, batch 64": {},
-    "paper's network, batch 256": {"batch_size": 256, "policy_kwargs": PROPRIO_NETWORK},
+
+
+def vectors() -> VecEnv:
+    """Walker walk."""
+    return make_vec_env(TASKS["walker-walk"].make_env)
+
+
+def images(size: int) -> VecEnv:
+    """Breakout as in Atari 100k."""
+    return VecFrameStack(make_vec_env(lambda: make_atari("Breakout", training=True, screen_size=size)), 4)
+
+
+class Setting(NamedTuple):
+    """One row of the table."""
+
+    make_env: Callable[[], VecEnv]
+    policy: str
+    arguments: dict[str, Any]  # of the constructor
+
+
+SMALL_IMAGES = {"batch_size": 64, "policy_kwargs": SMALL_IMAGE_NETWORK}
+SETTINGS = {
+    "defaults, batch 64": Setting(vectors, "MlpPolicy", {}),
+    "paper's network, batch 256": Setting(vectors, "MlpPolicy", {"batch_size": 256, "policy_kwargs": PROPRIO_NETWORK}),
+    "48 x 48, small network, batch 64": Setting(lambda: images(48), "CnnPolicy", SMALL_IMAGES),
+    "96 x 96, paper's network, batch 32": Setting(lambda: images(96), "CnnPolicy", {"batch_size": 32}),
 }
 
 
@@ -54,9 +82,9 @@ def every_step_loss(model: EfficientZeroModel, batch: TensorBatch, coefficients:
     return (batch.weights * total).mean() / n_steps
 
 
-def collected(settings: dict[str, Any]) -> EfficientZeroV2:
-    """A model with random transitions of walker walk, and a batch and targets that never change."""
-    model = EfficientZeroV2("MlpPolicy", TASKS["walker-walk"].make_env(), seed=0, learning_starts=256, **settings)
+def collected(setting: Setting) -> EfficientZeroV2:
+    """A model with random transitions, and a batch and targets that never change."""
+    model = EfficientZeroV2(setting.policy, setting.make_env(), seed=0, learning_starts=256, **setting.arguments)
     model.learn(256)
     model.learning_starts = N_TRANSITIONS
     model.learn(N_TRANSITIONS, reset_num_timesteps=False)
@@ -73,9 +101,9 @@ def collected(settings: dict[str, Any]) -> EfficientZeroV2:
     return model
 
 
-def measure(settings: dict[str, Any], seconds: float) -> dict[str, dict[str, float]]:
+def measure(setting: Setting, seconds: float) -> dict[str, dict[str, float]]:
     """Milliseconds of the three kinds of update."""
-    model = collected(settings)
+    model = collected(setting)
     policy = model.policy
     batch = model.replay_buffer.sample(0, 0, 0, 0.0, model.rng)
     targets = model.reanalyzer.targets(*[None] * 7)  # type: ignore[arg-type]
@@ -117,15 +145,15 @@ def main() -> None:
         "updates": [],
     }
     th.set_num_threads(1)
-    print(f"{'ms (min)':<32} update     bare  every step  update/bare  every step/bare")
-    for name, settings in SETTINGS.items():
-        found = measure(settings, arguments.seconds)
+    print(f"{'ms (min)':<36} update     bare  every step  update/bare  every step/bare")
+    for name, setting in SETTINGS.items():
+        found = measure(setting, arguments.seconds)
         update, bare, every_step = (found[kind]["min"] for kind in ("update", "bare", "every step"))
         record["updates"].append(
             {"setting": name, "milliseconds": found, "over_bare": update / bare, "saving": every_step / bare}
         )
         print(
-            f"{name:<30} {update:>8.2f} {bare:>8.2f} {every_step:>11.2f} {update / bare:>12.2f} "
+            f"{name:<34} {update:>8.2f} {bare:>8.2f} {every_step:>11.2f} {update / bare:>12.2f} "
             f"{every_step / bare:>16.2f}",
             flush=True,
         )

@@ -1,6 +1,8 @@
 """Limits of the algorithm's numbers."""
 
-from collections.abc import Mapping
+import difflib
+import inspect
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -61,6 +63,31 @@ def td_steps_or_default(td_steps: int | None, action_space: spaces.Space) -> int
         return TD_STEPS_DISCRETE if isinstance(action_space, spaces.Discrete) else TD_STEPS_CONTINUOUS
     check_integer("td_steps", td_steps, 1)
     return td_steps
+
+
+def argument_names(callable_: Any) -> set[str]:
+    """Names of the keyword arguments that a class or function takes.
+
+    Where a class passes further ones on with ``**kwargs``, those of its base class are included.
+    """
+    parameters = inspect.signature(callable_).parameters.values()
+    names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    passes_on = inspect.isclass(callable_) and any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return names | argument_names(callable_.__base__) if passes_on else names
+
+
+def check_known(names: Iterable[str], known: set[str], where: str) -> None:
+    """Refuse names that nothing reads.
+
+    :param names: given
+    :param known: valid ones
+    :param where: what they are names of
+    :raises ValueError: with the nearest valid name
+    """
+    for name in names:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+            raise ValueError(f"{name!r} is not among {where}; the nearest name is {nearest[0]!r}")
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space_channels_first
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
+from sb3_ezv2.arguments import argument_names, check_known
 from sb3_ezv2.augmentation import augment_images
 from sb3_ezv2.networks.action_heads import ContinuousActionHead, DiscreteActionHead, make_action_head
 from sb3_ezv2.networks.builders import image_model, vector_model
@@ -335,6 +336,12 @@ def _augmented(images: th.Tensor, space: spaces.Box) -> th.Tensor:
 MlpPolicy = EZV2Policy
 MultiInputPolicy = EZV2Policy
 
+GIVEN_BY_ALGORITHM = {
+    *("self", "observation_space", "action_space", "lr_schedule", "gamma"),
+    *("n_simulations", "n_candidates", "n_considered", "n_policy_candidates", "flatten_factor"),
+}
+"""Arguments of a policy that are no ``policy_kwargs``: the algorithm has arguments of the same names for them."""
+
 
 def policy_for(
     policy_class: type[PlanningPolicy], observation_space: spaces.Space, kwargs: dict[str, Any]
@@ -344,8 +351,10 @@ def policy_for(
     :param policy_class: what the user chose
     :param observation_space: of the environment
     :param kwargs: of the policy
-    :raises ValueError: if there are images of different sizes, or too large ones
+    :raises ValueError: if images have different sizes or are too large, or if the policy has no such arguments
     """
-    if policy_class is not MultiInputPolicy or not isinstance(observation_space, spaces.Dict):
-        return policy_class
-    return CnnPolicy if image_parts(observation_space, kwargs.get("normalize_images", True)) else policy_class
+    if policy_class is MultiInputPolicy and isinstance(observation_space, spaces.Dict):
+        has_images = image_parts(observation_space, kwargs.get("normalize_images", True))
+        policy_class = CnnPolicy if has_images else policy_class
+    check_known(kwargs, argument_names(policy_class) - GIVEN_BY_ALGORITHM, f"{policy_class.__name__}'s policy_kwargs")
+    return policy_class

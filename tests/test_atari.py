@@ -16,6 +16,7 @@ from benchmarks import atari_100k, atari_table
 from sb3_ezv2 import EfficientZeroV2
 from sb3_ezv2.envs import atari
 from sb3_ezv2.envs.atari import GAMES, AtariFrames, make_atari
+from sb3_ezv2.zoo import curves
 from sb3_ezv2.zoo.settings import for_evaluation, hyperparameter_file, read_entries
 from tests.zoo import run
 
@@ -210,6 +211,16 @@ def test_ids_that_skip_frames_by_default_train_as_well(tmp_path):
         "n_simulations:2", cwd=tmp_path,
     )  # fmt: skip
     assert "'frameskip': 1" in output
+    run("record_video", "--env", "ALE/Boxing-v5", "-n", "8", "--exp-id", "0", cwd=tmp_path)
+    assert list(tmp_path.rglob("*.mp4"))
+
+
+def test_both_returns_in_the_picture_of_a_run_are_over_decisions(tmp_path, monkeypatch):
+    (tmp_path / "0.monitor.csv").write_text('#{"t_start": 0.0, "env_id": "x"}\nr,l,t\n' + "1.0,400,1.0\n" * 3)
+    drawn = []
+    monkeypatch.setattr(curves, "draw", lambda axis, label, found, color: drawn.extend(found))
+    curves.draw_run(tmp_path, "a game", frame_skip=4, window=1)
+    np.testing.assert_array_equal(drawn[0].x, [100, 200, 300])
 
 
 # -- the table ---------------------------------------------------------------------------------------------------------
@@ -260,3 +271,31 @@ def test_a_game_in_legs_ends_in_the_table(short_games, tmp_path):
     score = record["evaluation"]["returns"][0]
     table = atari_table.table(atari_table.stored_scores(tmp_path / "results"))
     assert f"| Freeway | 0 | 29.6 | 0 | {score:.1f} (1) | {score / 29.6:.3f} |" in table
+    assert f"| mean | {score / 29.6:.3f} | one seed | 0.000 |" in table
+
+
+def test_a_leg_that_was_killed_while_it_saved_is_made_again(short_games, tmp_path):
+    command = [
+        "Freeway", "--decisions", "40", "--leg-seconds", "0", "--device", "cpu", "--folder", str(tmp_path / "run"),
+        "--results", str(tmp_path / "results"), "--settings", json.dumps(TINY),
+    ]  # fmt: skip
+    path = tmp_path / "results" / "Freeway" / "seed-0.json"
+    atari_100k.main(command)
+    assert [folder.name for folder in (tmp_path / "run").iterdir()] == ["leg-1"]
+    (tmp_path / "run" / "leg-2").mkdir()
+    (tmp_path / "run" / "leg-2" / "model.zip").write_bytes(b"half of a mod")
+    command[4] = "600"
+    atari_100k.main(command)
+    assert [(leg["from"], leg["to"]) for leg in json.loads(path.read_text())["legs"]] == [(0, 1), (1, 40)]
+    assert [folder.name for folder in (tmp_path / "run").iterdir()] == ["leg-2"]
+    assert EfficientZeroV2.load(tmp_path / "run" / "leg-2" / "model.zip")._n_updates == 40
+
+
+def test_the_table_reads_the_evaluations_of_the_zoo(tmp_path):
+    for name, last in {"ALE-Pong-v5_1": 3.0, "PongNoFrameskip-v4_1": 5.0, "CartPole-v1_1": 500.0}.items():
+        (tmp_path / "ezv2" / name).mkdir(parents=True)
+        results = np.array([[-21.0, -21.0], [last - 1, last + 1]])
+        np.savez(tmp_path / "ezv2" / name / "evaluations.npz", timesteps=np.array([1, 2]), results=results)
+    scores = atari_table.logged_scores(tmp_path)
+    assert scores.keys() == {"Pong"}
+    np.testing.assert_array_equal(sorted(scores["Pong"]), [3.0, 5.0])

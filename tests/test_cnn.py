@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, is_vece
 from stable_baselines3.common.vec_env.vec_transpose import VecTransposeImage
 
 from sb3_ezv2 import CnnPolicy, EfficientZeroV2, EZV2Policy
+from sb3_ezv2.arguments import argument_names
 from sb3_ezv2.losses import consistency_loss, unroll_latents
 from sb3_ezv2.networks.cnn import ConvBlock, latent_size
 from sb3_ezv2.networks.fused_weights import supports_fusion
@@ -367,10 +368,9 @@ def test_another_image_size_on_load(tmp_path):
         EfficientZeroV2.load(tmp_path / "model", env=RandomEnv(image_space(40, 40, 1)))
 
 
-def test_the_zoo_knows_the_arguments_of_the_policies():
-    settings = pytest.importorskip("sb3_ezv2.zoo.settings")
+def test_the_arguments_of_the_policies_are_known():
     common = {"gamma", "n_simulations", "optimizer_class", "optimizer_kwargs", "lr_schedule"}
-    images, vectors = settings.argument_names(CnnPolicy), settings.argument_names(EZV2Policy)
+    images, vectors = argument_names(CnnPolicy), argument_names(EZV2Policy)
     assert images - vectors == TINY_IMAGE_NETWORK.keys() - {"hidden_dim", "projection_dim"} | {
         "normalize_images",
         "augment",

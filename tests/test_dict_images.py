@@ -115,6 +115,11 @@ def test_small_images_are_flattened():
     assert len(model.policy.model.observation_mean) == 7 * 7 * 3 + 2
 
 
+def test_arguments_of_the_network_for_vectors_are_refused_where_there_are_images():
+    with pytest.raises(ValueError, match="'latent_dim' is not among CnnPolicy's policy_kwargs; the nearest name is"):
+        model_for(MIXED, policy_kwargs={"latent_dim": 8})
+
+
 def test_images_of_different_sizes_are_refused():
     with pytest.raises(ValueError, match=r"different sizes.*'camera': \(36, 32\).*'wrist': \(40, 32\).*resize"):
         model_for(dict_space(camera=image(36, 32, 3), wrist=image(40, 32, 3)))

@@ -14,6 +14,7 @@ import huggingface_hub
 import huggingface_sb3
 import rl_zoo3.exp_manager
 import rl_zoo3.utils
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ezv2.envs.atari import is_atari_id, register_atari
 from sb3_ezv2.zoo import ALGO, plots
@@ -82,6 +83,7 @@ def run_script(name: str, arguments: list[str]) -> None:
         replaced(sys, "argv", [f"ezv2-{name.replace('_', '-')}", *arguments]),
         replaced(rl_zoo3.utils, "get_model_path", checked_model_path),
         replaced(rl_zoo3.utils, "get_wrapper_class", evaluation_wrapper_class),
+        replaced(rl_zoo3.utils, "create_test_env", create_env_as_trained),
     ):
         runpy.run_module(f"rl_zoo3.{name}", run_name="__main__")
 
@@ -103,6 +105,18 @@ def evaluation_wrapper_class(hyperparams: Mapping[str, Any], key: str = "env_wra
     return found
 
 
+def create_env_as_trained(
+    env_id: str, *, hyperparams: dict[str, Any], env_kwargs: dict[str, Any] | None = None, **kwargs: Any
+) -> VecEnv:
+    """The zoo's ``create_test_env``, which also looks for the environment's arguments in the hyperparameters.
+
+    Those given count first. Parameters as there, all but the first by name.
+    """
+    env_kwargs = {**hyperparams.get("env_kwargs", {}), **(env_kwargs or {})}
+    return create_test_env(env_id, hyperparams=hyperparams, env_kwargs=env_kwargs, **kwargs)
+
+
+create_test_env = rl_zoo3.utils.create_test_env
 get_model_path = rl_zoo3.utils.get_model_path
 get_wrapper_class = rl_zoo3.utils.get_wrapper_class
 

@@ -114,11 +114,12 @@ def new_figure(n_panels: int = 1) -> tuple[Figure, list[Axes]]:
     return figure, list(axes[:n_panels])
 
 
-def draw_run(run: Path, title: str, window: int = 20) -> Path | None:
+def draw_run(run: Path, title: str, frame_skip: int = 1, window: int = 20) -> Path | None:
     """Draw one run's training and evaluation returns as ``learning_curve.png`` in its folder.
 
     :param run: the run's folder
     :param title: of the picture
+    :param frame_skip: steps that the monitor files count for one of the agent's
     :param window: training episodes that are averaged
     :return: the picture, ``None`` if nothing is stored yet
     """
@@ -127,6 +128,7 @@ def draw_run(run: Path, title: str, window: int = 20) -> Path | None:
         return None
     figure, (axis,) = new_figure()
     if training is not None:
+        training = training._replace(x=training.x / frame_skip)
         draw(axis, f"training, mean of {window} episodes", [training], "tab:gray")
     if evaluation is not None:
         draw(axis, "evaluation", [evaluation], "tab:blue")

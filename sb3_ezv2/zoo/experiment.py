@@ -12,6 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import ProgressBarCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ezv2.envs.atari import FRAME_SKIP
 from sb3_ezv2.user_errors import EXPECTED
 from sb3_ezv2.zoo import ALGO
 from sb3_ezv2.zoo.checks import check_folder, check_model_file
@@ -166,7 +167,9 @@ class Experiment(ExperimentManager):
     def save_trained_model(self, model: BaseAlgorithm) -> None:
         """Save the model and draw the learning curve."""
         super().save_trained_model(model)
-        picture = draw_run(Path(self.save_path), f"{self.algo} on {self.env_name.gym_id}")
+        # The Monitor of the zoo is inside the wrappers that skip a game's frames.
+        frame_skip = FRAME_SKIP if self._is_atari else 1
+        picture = draw_run(Path(self.save_path), f"{self.algo} on {self.env_name.gym_id}", frame_skip)
         if picture:
             print(f"Learning curve: {picture}")
 

@@ -1,13 +1,12 @@
 """Where the hyperparameters of a run come from, and whether their names exist."""
 
-import difflib
-import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from sb3_ezv2.arguments import argument_names, check_known
 from sb3_ezv2.schedules import WarmUp
 
 PACKAGE = Path(__file__).parents[1]
@@ -117,17 +116,6 @@ def read_warm_up(text: str) -> WarmUp:
     return WarmUp(rate, begin, end)
 
 
-def argument_names(callable_: Any) -> set[str]:
-    """Names of the keyword arguments that a class or function takes.
-
-    Where a class passes further ones on with ``**kwargs``, those of its base class are included.
-    """
-    parameters = inspect.signature(callable_).parameters.values()
-    names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    passes_on = inspect.isclass(callable_) and any(p.kind is p.VAR_KEYWORD for p in parameters)
-    return names | argument_names(callable_.__base__) if passes_on else names
-
-
 def check_names(hyperparams: Mapping[str, Any], algorithm: type) -> None:
     """Refuse hyperparameters that nothing reads.
 
@@ -136,16 +124,4 @@ def check_names(hyperparams: Mapping[str, Any], algorithm: type) -> None:
     :raises ValueError: with the nearest valid name
     """
     known = (argument_names(algorithm) - GIVEN_BY_ZOO) | ZOO_NAMES
-    _check(hyperparams, known, f"{algorithm.__name__}'s hyperparameters")
-    policy_kwargs = hyperparams.get("policy_kwargs")
-    aliases = getattr(algorithm, "policy_aliases", {})
-    policy = aliases.get(hyperparams.get("policy", "MlpPolicy"))
-    if isinstance(policy_kwargs, Mapping) and policy is not None:
-        _check(policy_kwargs, argument_names(policy), "policy_kwargs")
-
-
-def _check(names: Iterable[str], known: set[str], where: str) -> None:
-    for name in names:
-        if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-            raise ValueError(f"{name!r} is not among {where}; the nearest name is {nearest[0]!r}")
+    check_known(hyperparams, known, f"{algorithm.__name__}'s hyperparameters")
