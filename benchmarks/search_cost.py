@@ -4,7 +4,7 @@
 that are compared take turns, so that whatever else the machine does meets all of them, and the smallest and the median
 time of each are kept. One thread throughout: ``OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1``. ``--mctx`` adds the compiled
 search of mctx with the same network (the extra ``benchmarks``; with ``XLA_FLAGS=--xla_cpu_multi_thread_eigen=false``
-it has one thread, too).
+it has one thread, too). Images are Atari's, with the paper's network and its value prefix.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from gymnasium import spaces
 from benchmarks.records import RESULTS, new_record, write_record
 from sb3_ezv2.networks.model import EfficientZeroModel
 from sb3_ezv2.planning import Planner
-from sb3_ezv2.policies import MlpPolicy
+from sb3_ezv2.policies import CnnPolicy, MlpPolicy
 from sb3_ezv2.search import search
 from sb3_ezv2.tensors import torch_threads
 from sb3_ezv2.type_aliases import Expansion, SearchRoot, SearchSettings
@@ -30,6 +30,9 @@ RESULT = RESULTS / "search_cost.json"
 OBSERVATION = spaces.Box(-1.0, 1.0, (24,))
 PROPRIO_NETWORK = {"latent_dim": 128, "hidden_dim": 256, "n_blocks": 2, "projection_dim": 512}
 """Sizes of the paper's network for vectors."""
+
+
+IMAGES = spaces.Box(0, 255, (12, 96, 96), np.uint8)
 
 
 class Setting(NamedTuple):
@@ -98,6 +101,31 @@ def proprio_model(setting: Setting) -> EfficientZeroModel:
     return model
 
 
+def image_search(n_roots: int, seconds: float) -> dict[str, dict[str, float]]:
+    """Milliseconds of a search from images and of its network calls alone."""
+    th.manual_seed(0)
+    model = CnnPolicy(IMAGES, spaces.Discrete(6), lambda _: 1e-3, value_prefix=True).average_model
+    with th.no_grad():
+        for output in model.heads.outputs:
+            if isinstance(output, th.nn.Linear):
+                output.weight.normal_(std=0.05)
+    planner, rng = Planner(16, 4, 0.988), np.random.default_rng(0)
+    pixels = rng.integers(256, size=(n_roots, *IMAGES.shape), dtype=np.uint8)
+    observations = {"observation": th.from_numpy(pixels)}
+    actions = th.from_numpy(rng.integers(6, size=n_roots))
+
+    @th.no_grad()
+    def network() -> None:
+        output = model.initial_inference(observations)
+        for _ in range(planner.n_simulations):
+            output = model.recurrent_inference(output.latents, actions, output.memories)
+
+    def plan() -> None:
+        planner.plan(model, observations, planner.draw_noise(model, n_roots, rng), explore=True)
+
+    return take_turns({"search": plan, "network": network}, seconds)
+
+
 def whole_search(setting: Setting, n_roots: int, seconds: float, with_mctx: bool) -> dict[str, dict[str, float]]:
     """Milliseconds of a search, of the network calls alone, which torch makes one after the other, and of mctx."""
     model = proprio_model(setting)
@@ -128,6 +156,15 @@ def whole_search(setting: Setting, n_roots: int, seconds: float, with_mctx: bool
     return take_turns({"search": plan, "network": network, **rivals}, seconds)
 
 
+def report(record: dict[str, Any], name: str, n_roots: int, found: dict[str, dict[str, float]]) -> None:
+    """Print one row of the table of whole searches and keep it."""
+    ratio = found["search"]["min"] / found["network"]["min"]
+    record["search"].append({"setting": name, "roots": n_roots, "milliseconds": found, "ratio": ratio})
+    numbers = f"{found['search']['min']:>8.2f} {found['network']['min']:>8.2f} {ratio:>8.2f}"
+    numbers += f" {found['mctx']['min']:>8.2f}" if "mctx" in found else ""
+    print(f"{name:<44} {n_roots:>5} {numbers}", flush=True)
+
+
 def main() -> None:
     """Measure, print and store everything."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -151,11 +188,8 @@ def main() -> None:
         for name, setting in SETTINGS.items():
             for n_roots in (1, 256, 1536):
                 found = whole_search(setting, n_roots, arguments.seconds, arguments.mctx)
-                ratio = found["search"]["min"] / found["network"]["min"]
-                record["search"].append({"setting": name, "roots": n_roots, "milliseconds": found, "ratio": ratio})
-                numbers = f"{found['search']['min']:>8.2f} {found['network']['min']:>8.2f} {ratio:>8.2f}"
-                numbers += f" {found['mctx']['min']:>8.2f}" if arguments.mctx else ""
-                print(f"{name:<44} {n_roots:>5} {numbers}", flush=True)
+                report(record, name, n_roots, found)
+        report(record, "images, 16 simulations", 256, image_search(256, arguments.seconds))
     write_record(arguments.out, record)
 
 

@@ -209,10 +209,14 @@ class TrajectoryReplayBuffer:
         return slots
 
     def close_streams(self) -> None:
-        """End all open episodes as truncated, for example because the environments are about to be reset."""
+        """End all open episodes as truncated, for example because the environments are about to be reset.
+
+        A step that :meth:`add` was interrupted in counts where it was stored with what followed.
+        """
         for env in np.flatnonzero(self.frontiers != NO_FRONTIER):
             self.kinds[self.frontiers[env], env] = TRUNCATED
         self.frontiers[:] = NO_FRONTIER
+        self.n_transitions = int((self.kinds == TRANSITION).sum())
 
     def _write_observation(self, observation: ObservationArrays, env: int, begins: bool) -> None:
         """Put the next observation of a stream into its ring; it becomes the frontier.
@@ -224,6 +228,10 @@ class TrajectoryReplayBuffer:
         row = int(self.next_rows[env])
         if row == self.n_rows:
             self._grow()
+        if self.kinds[row, env] == TRANSITION:
+            self.n_transitions -= 1
+            set_priorities(self.sum_tree, np.array([row * self.n_envs + env]), np.zeros(1))
+        self.kinds[row, env] = EMPTY
         for key, array in self.observations.items():
             array[row, env] = observation[key]
         previous = None if begins else int(self.frontiers[env]) * self.n_envs + env
@@ -231,9 +239,6 @@ class TrajectoryReplayBuffer:
             stacks.write(row * self.n_envs + env, observation[key], previous)
         self.observation_ids[row, env] = self.n_observations
         self.n_observations += 1
-        if self.kinds[row, env] == TRANSITION:
-            self.n_transitions -= 1
-            set_priorities(self.sum_tree, np.array([row * self.n_envs + env]), np.zeros(1))
         self.kinds[row, env] = FRONTIER
         self.frontiers[env] = row
         self.next_rows[env] = (row + 1) % self.max_rows
@@ -245,16 +250,19 @@ class TrajectoryReplayBuffer:
         def extended(array: np.ndarray, fill: float) -> np.ndarray:
             return np.concatenate([array, np.full((added, *array.shape[1:]), fill, array.dtype)])
 
-        for key in self.observations:
-            self.observations[key] = extended(self.observations[key], 0)
-        self.actions = extended(self.actions, 0)
-        self.rewards = extended(self.rewards, 0)
-        self.kinds = extended(self.kinds, EMPTY)
-        self.observation_ids = extended(self.observation_ids, -1)
-        self.n_rows += added
+        n_rows = self.n_rows + added
         for stacks in self.stacks.values():
-            stacks.grow(self.n_slots)
-        self.sum_tree = resized(self.sum_tree, self.n_rows * self.n_envs)
+            stacks.grow(n_rows * self.n_envs)
+        grown = {
+            "n_rows": n_rows,
+            "observations": {key: extended(array, 0) for key, array in self.observations.items()},
+            "actions": extended(self.actions, 0),
+            "rewards": extended(self.rewards, 0),
+            "kinds": extended(self.kinds, EMPTY),
+            "observation_ids": extended(self.observation_ids, -1),
+            "sum_tree": resized(self.sum_tree, n_rows * self.n_envs),
+        }
+        vars(self).update(grown)  # all at once, so that Ctrl-C cannot come in between
 
     # -- reading ---------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 import tracemalloc
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sb3_ezv2 import TrajectoryReplayBuffer
+from sb3_ezv2.replay_buffer import TRANSITION
 from tests.envs import provenance_reward
 
 PLACE = spaces.Box(-np.inf, np.inf, (3,), np.float64)
@@ -412,3 +414,65 @@ def test_a_pickled_buffer_samples_the_same():
     for _ in range(20):
         streams.step(["step", "step"])
     assert_equal_to_lists(streams, 3, 3)
+
+
+# -- interruptions -----------------------------------------------------------------------------------------------------
+
+
+def interrupt_at_line(number: int):
+    """A trace function that raises ``KeyboardInterrupt`` before the given line that the buffer runs."""
+    n_lines = 0
+
+    def trace(frame, event, argument):
+        nonlocal n_lines
+        if frame.f_globals["__name__"] != "sb3_ezv2.replay_buffer":
+            return None
+        if event == "line":
+            n_lines += 1
+            if n_lines == number:
+                raise KeyboardInterrupt
+        return trace
+
+    return trace
+
+
+@pytest.mark.parametrize(("n_before", "ends"), [(1, ["step", "step"]), (4, ["terminated", "step"]), (9, ["step"] * 2)])
+def test_a_step_that_is_interrupted_anywhere_leaves_a_whole_buffer(n_before, ends, monkeypatch):
+    monkeypatch.setattr("sb3_ezv2.replay_buffer.FIRST_ROWS", 2)
+    tracer, number = sys.gettrace(), 0
+    while True:
+        number += 1
+        streams = Streams(TrajectoryReplayBuffer(16, PLACE, ACTIONS["discrete"], n_envs=2))
+        for _ in range(n_before):
+            streams.step(["step", "step"])
+        streams.buffer.update_priorities(streams.buffer.take_new_slots(), np.ones(2 * n_before))
+        try:
+            sys.settrace(interrupt_at_line(number))
+            streams.step(ends)
+        except KeyboardInterrupt:
+            sys.settrace(tracer)
+        else:
+            sys.settrace(tracer)
+            break
+        buffer = streams.buffer
+        buffer.close_streams()
+        alive = np.flatnonzero(buffer.kinds == TRANSITION)
+        assert len(buffer) == len(alive) >= min(2 * n_before, 12) - 2
+        _, _, following = buffer.transitions_at(alive)
+        here, there = (buffer.observations_at(slots)["observation"] for slots in (alive, following))
+        np.testing.assert_array_equal(there, here + [0, 0, 1])  # each with what followed
+        weights = buffer.sum_tree[len(buffer.sum_tree) // 2 :][: buffer.n_slots]
+        assert set(np.flatnonzero(weights)) <= set(alive)
+        streams.places = [(env, 7, 0) for env in range(2)]
+        for _ in range(9):  # a whole round of the ring
+            buffer.add(*next_step(streams))
+        assert len(buffer) == (buffer.kinds == TRANSITION).sum() == 14
+    assert number > 20
+
+
+def next_step(streams: Streams) -> tuple[Any, ...]:
+    """Arguments of ``add`` for one more step of every environment."""
+    before = np.array(streams.places, np.float64)
+    streams.places = [(env, episode, step + 1) for env, episode, step in streams.places]
+    after = np.array(streams.places, np.float64)
+    return before, after, np.zeros(2, np.int64), np.zeros(2), np.zeros(2, bool), [{}, {}]
