@@ -29,7 +29,10 @@ from sb3_ezv2.type_aliases import Noise, SearchResult, SearchSettings
 MAX_THREADS: int = config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
 """From numba's configuration: ``numba.get_num_threads`` would start its threads and change how many torch has."""
 CHUNK = 128
-"""States searched together, and the most that one inference evaluates."""
+"""States searched together at most, and the most that one inference evaluates."""
+MIN_HALF = 16
+"""States of a chunk from which on a second chunk is made of half the states, for a second thread. Chunks do not depend
+on the number of threads, so results do not either."""
 
 
 class Nodes(NamedTuple):
@@ -228,7 +231,8 @@ def fused_search(
     result = new_result(n, n_candidates)
     candidates = np.empty((n, n_candidates, noise.candidates.shape[2]), np.float32)
     gumbel = np.ascontiguousarray(np.broadcast_to(noise.gumbel, (n, n_candidates)))
-    bounds = np.linspace(0, n, -(-n // CHUNK) + 1).astype(np.int64)
+    n_chunks = max(-(-n // CHUNK), min(n // MIN_HALF, 2))
+    bounds = np.linspace(0, n, n_chunks + 1).astype(np.int64)
 
     def search_chunk(begin: int, end: int) -> bool:
         n_states = end - begin

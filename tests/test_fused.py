@@ -10,7 +10,7 @@ import torch as th
 
 from sb3_ezv2 import fused_planning, planning
 from sb3_ezv2.exponential import exponential
-from sb3_ezv2.fused_planning import CHUNK
+from sb3_ezv2.fused_planning import CHUNK, MIN_HALF
 from sb3_ezv2.networks.fused import block, run_layers, sample_children, write_observations
 from sb3_ezv2.networks.fused_weights import ModelWeights, model_weights, supports_fusion
 from sb3_ezv2.networks.model import POLICY, VALUE, EfficientZeroModel
@@ -281,11 +281,11 @@ def test_no_states_at_all():
     assert plan.actions.shape == (0, 2) and plan.candidates.shape == (0, 6, 2) and plan.root_values.shape == (0,)
 
 
-def test_threads_change_nothing(monkeypatch):
+@pytest.mark.parametrize("n", [2 * MIN_HALF + 1, 3 * CHUNK])
+def test_threads_change_nothing(n, monkeypatch):
     """Chunks on several threads give the same bits."""
     model = tiny_network(CONTINUOUS)
     planner = Planner(6, 4, 0.97)
-    n = 3 * CHUNK
     observations = {"observation": th.from_numpy(np.random.default_rng(0).uniform(-1, 1, (n, 3)).astype(np.float32))}
     noise = planner.draw_noise(model, n, np.random.default_rng(1))
     monkeypatch.setattr(fused_planning, "MAX_THREADS", 1)
