@@ -85,7 +85,12 @@ class PlanningPolicy(BasePolicy):
         self.model = self.make_model(action_head, gamma)
         self.average_model = deepcopy(self.model).requires_grad_(False).eval()
         self.target_model = deepcopy(self.average_model)
-        self.optimizer = optimizer_class(self.model.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+        # Lists, because walking through the modules takes a tenth of a small update.
+        self.trained: list[th.Tensor] = list(self.model.parameters())
+        self.averaged: list[th.Tensor] = list(self.average_model.parameters())
+        modules = zip(self.average_model.modules(), self.model.modules(), strict=True)
+        self.with_buffers = [(ours, theirs) for ours, theirs in modules if any(True for _ in theirs.buffers(False))]
+        self.optimizer = optimizer_class(self.trained, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
         self.rng = np.random.default_rng()
 
     @abstractmethod
@@ -119,11 +124,10 @@ class PlanningPolicy(BasePolicy):
     def update_average(self, tau: float) -> None:
         """Move the average model by the share ``tau`` towards the model; statistics of batches are copied."""
         with th.no_grad():
-            averages: list[th.Tensor] = list(self.average_model.parameters())
-            newest: list[th.Tensor] = list(self.model.parameters())
-            th._foreach_lerp_(averages, newest, tau)
-            for ours, theirs in zip(self.average_model.buffers(), self.model.buffers(), strict=True):
-                ours.copy_(theirs)
+            th._foreach_lerp_(self.averaged, self.trained, tau)
+            for ours, theirs in self.with_buffers:
+                for statistic, newest in zip(ours.buffers(False), theirs.buffers(False), strict=True):
+                    statistic.copy_(newest)
 
     def update_target(self) -> None:
         """Copy the average model, its statistics included, to the target model."""

@@ -43,7 +43,7 @@ def find_gradient(policy: PlanningPolicy, batch: TensorBatch, settings: UpdateSe
     output = unroll_loss(policy.model, batch, settings.coefficients, settings.mixed_precision)
     policy.optimizer.zero_grad()
     output.total.backward()
-    grad_norm = th.nn.utils.clip_grad_norm_(policy.model.parameters(), settings.max_grad_norm)
+    grad_norm = th.nn.utils.clip_grad_norm_(policy.trained, settings.max_grad_norm)
     return UpdateOutput(output.priorities, {"loss": output.total.detach(), "grad_norm": grad_norm, **output.logs})
 
 

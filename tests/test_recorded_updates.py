@@ -138,6 +138,8 @@ def test_an_update_never_leaves_the_device(policy, network, space, action_space,
     model.updater = keep
     model.train(1)
     (batch, settings), policy = kept[0], model.policy.to("meta")
+    # Unlike the way to a GPU, that to "meta" makes new parameters.
+    policy.trained, policy.averaged = (list(part.parameters()) for part in (policy.model, policy.average_model))
     observations = {key: part.to("meta") for key, part in batch.observations.items()}
     batch = TensorBatch(observations, *(part.to("meta") for part in batch[1:]))
     monkeypatch.setattr(th, "autocast", lambda *arguments, **settings: contextlib.nullcontext())  # not for "meta"
