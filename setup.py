@@ -16,6 +16,7 @@ REQUIREMENTS = [
     "numba>=0.61",
     "numpy>=1.26",
     "scipy>=1.11",  # numba's matrix products are those of the BLAS in it
+    "threadpoolctl>=3.1",  # and should have one thread
     "tqdm>=4.60",
     "rich>=12.0",
     "matplotlib>=3.7",

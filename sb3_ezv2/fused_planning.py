@@ -6,13 +6,17 @@ depend on each other, so they are searched in chunks whose trees and latent stat
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from numba.core import config
+from threadpoolctl import ThreadpoolController
 
 from sb3_ezv2.compilation import entry_point, inlined
 from sb3_ezv2.networks.fused import (
+    BLAS_ROWS,
     block,
     run_layers,
     sample_candidates,
@@ -205,6 +209,23 @@ def _search_chunk(
     return True
 
 
+@cache
+def _blas() -> ThreadpoolController:
+    """The BLAS libraries of this process."""
+    import scipy.linalg.cython_blas  # noqa: F401  # the one that numba's products use, to be found when it is loaded
+
+    return ThreadpoolController()
+
+
+def _one_thread_of_blas(rows: int) -> AbstractContextManager:
+    """Where products of ``rows`` rows use BLAS: let it use one thread, because chunks already have one each.
+
+    Two libraries with as many threads as cores each make a search many times slower; the number of threads would also
+    change how BLAS rounds.
+    """
+    return _blas().limit(limits=1, user_api="blas") if rows >= BLAS_ROWS else nullcontext()
+
+
 def fused_search(
     weights: ModelWeights,
     observations: np.ndarray,
@@ -234,9 +255,12 @@ def fused_search(
     n_chunks = max(-(-n // CHUNK), min(n // MIN_HALF, 2))
     bounds = np.linspace(0, n, n_chunks + 1).astype(np.int64)
 
+    def rows_together(n_states: int) -> int:
+        return n_states * min(max(CHUNK // n_states, 1), n_first)
+
     def search_chunk(begin: int, end: int) -> bool:
         n_states = end - begin
-        rows = n_states * min(max(CHUNK // n_states, 1), n_first)
+        rows = rows_together(n_states)
         tree = new_tree(n_states, settings.n_simulations, n_candidates, n_children)
         nodes = _new_nodes(weights, settings.n_simulations + 1, n_states, rows, n_candidates, n_children)
         finite = _search_chunk(
@@ -260,10 +284,11 @@ def fused_search(
 
     chunks = bounds[:-1].tolist(), bounds[1:].tolist()
     n_threads = min(MAX_THREADS, len(bounds) - 1)
-    if n_threads > 1:
-        # Threads of Python: the compiled search holds no lock, and BLAS must not be called from numba's own threads.
-        with ThreadPoolExecutor(n_threads) as pool:
-            finite = list(pool.map(search_chunk, *chunks))
-    else:
-        finite = list(map(search_chunk, *chunks))
+    with _one_thread_of_blas(max(map(rows_together, np.diff(bounds).tolist()), default=0)):
+        if n_threads > 1:
+            # Threads of Python: the compiled search holds no lock, and BLAS must not be called from numba's own ones.
+            with ThreadPoolExecutor(n_threads) as pool:
+                finite = list(pool.map(search_chunk, *chunks))
+        else:
+            finite = list(map(search_chunk, *chunks))
     return (result, candidates) if all(finite) else None

@@ -7,6 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch as th
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from sb3_ezv2 import fused_planning, planning
 from sb3_ezv2.exponential import exponential
@@ -294,3 +295,27 @@ def test_threads_change_nothing(n, monkeypatch):
     parallel = planner.plan(model, observations, noise, explore=True)
     for ours, theirs in zip(parallel, serial, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("n", "inside"), [(1, 2), (40, 1)])
+def test_blas_has_one_thread_while_chunks_have_theirs(n, inside, monkeypatch):
+    """Where it is used at all: for one state the products are too small."""
+
+    def threads_of_blas() -> set[int]:
+        return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+    seen = set()
+
+    def search_chunk(*arguments):
+        seen.update(threads_of_blas())
+        return compiled(*arguments)
+
+    compiled = fused_planning._search_chunk
+    monkeypatch.setattr(fused_planning, "_search_chunk", search_chunk)
+    model = tiny_network(CONTINUOUS)
+    planner = Planner(4, 2, 0.97)
+    fused_planning._blas()
+    with threadpool_limits(2, user_api="blas"):
+        planner.plan(model, {"observation": th.zeros(n, 3)}, planner.greedy_noise(model), explore=False)
+        assert threads_of_blas() == {2}
+    assert seen == {inside}
