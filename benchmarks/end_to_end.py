@@ -25,6 +25,8 @@ from benchmarks.records import RESULTS, new_record, write_record
 from benchmarks.search_cost import PROPRIO_NETWORK
 from benchmarks.tasks import TASKS
 from sb3_ezv2 import EfficientZeroV2
+from sb3_ezv2.reanalyze import Reanalyzer
+from sb3_ezv2.type_aliases import TrainingTargets
 
 RESULT = RESULTS / "end_to_end.json"
 TASK = "walker-walk"
@@ -86,7 +88,6 @@ class Progress(BaseCallback):
         self.watch = watch
         self.n_random = n_random
         self.began = 0.0
-        self.searched: list[float] = []
         self.memory: list[tuple[int, float]] = []
         self.returns: list[tuple[int, float]] = []
 
@@ -97,12 +98,10 @@ class Progress(BaseCallback):
         if self.num_timesteps == self.n_random:
             self.watch.clear()
             self.began = time.perf_counter()
-        elif self.num_timesteps > self.n_random:
-            self.searched.append(self.model.reanalyzer.searched_fraction)  # type: ignore[attr-defined]
-            if self.num_timesteps % REPORT_INTERVAL == 0:
-                self.memory.append((self.num_timesteps, peak_bytes() / 2**20))
-                rate = (self.num_timesteps - self.n_random) / (time.perf_counter() - self.began)
-                print(f"{self.num_timesteps:>7} {rate:>7.1f} decisions/s {self.memory[-1][1]:>7.0f} MB", flush=True)
+        elif self.num_timesteps > self.n_random and self.num_timesteps % REPORT_INTERVAL == 0:
+            self.memory.append((self.num_timesteps, peak_bytes() / 2**20))
+            rate = (self.num_timesteps - self.n_random) / (time.perf_counter() - self.began)
+            print(f"{self.num_timesteps:>7} {rate:>7.1f} decisions/s {self.memory[-1][1]:>7.0f} MB", flush=True)
         return True
 
 
@@ -114,6 +113,7 @@ def measure(settings: dict[str, Any], n_decisions: int, n_envs: int, seed: int) 
     watch = Stopwatch()
     callback = Progress(watch, n_random)
     assert model.env is not None
+    searched = note_searched_fractions(model.reanalyzer)
     for name, owner, method in (
         ("acting", model, "_choose_actions"),
         ("environment", model.env, "step"),
@@ -139,12 +139,25 @@ def measure(settings: dict[str, Any], n_decisions: int, n_envs: int, seed: int) 
         "seconds": total,
         "decisions_per_second": n_decisions / total,
         "shares": {name: seconds / total for name, seconds in parts.items()},
-        "searched_fraction": float(np.mean(callback.searched)),
+        "searched_fraction": float(np.mean(searched)),
         "simulated_fraction": simulated_fraction(n_random, n_decisions, n_envs, settings["buffer_size"]),
         "peak_memory_mb": callback.memory,
         "training_returns": callback.returns,
         "evaluation_returns": evaluate(model),
     }
+
+
+def note_searched_fractions(reanalyzer: Reanalyzer) -> list[float]:
+    """A list that grows by the searched fraction of every batch."""
+    original, noted = reanalyzer.targets, []
+
+    def targets(*args: Any) -> TrainingTargets:
+        found = original(*args)
+        noted.append(reanalyzer.searched_fraction)
+        return found
+
+    reanalyzer.targets = targets  # type: ignore[method-assign]
+    return noted
 
 
 def simulated_fraction(n_random: int, n_decisions: int, n_envs: int, capacity: int) -> float:
