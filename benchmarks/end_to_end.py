@@ -44,9 +44,9 @@ PAPER: dict[str, Any] = {
 }
 SMALL: dict[str, Any] = PAPER | {
     "n_simulations": 2,
-    "n_candidates": 2,
+    "n_candidates": 4,
     "n_considered": 2,
-    "policy_kwargs": {"latent_dim": 16, "hidden_dim": 16, "projection_dim": 16, "prediction_dim": 16},
+    "policy_kwargs": {"latent_dim": 16, "hidden_dim": 16, "projection_dim": 16},
 }
 REPORT_INTERVAL = 1_000
 
