@@ -28,8 +28,12 @@ def current_commit(folder: Path | None = None) -> str:
 
 
 def command_line(name: str) -> str:
-    """The command that runs ``benchmarks.<name>`` as this process was called."""
-    return f"python -m benchmarks.{name} {' '.join(sys.argv[1:])}".strip()
+    """The command that runs ``benchmarks.<name>`` as this process was called, without where the result is put."""
+    arguments = sys.argv[1:]
+    if "--out" in arguments:
+        place = arguments.index("--out")
+        del arguments[place : place + 2]
+    return f"python -m benchmarks.{name} {' '.join(arguments)}".strip()
 
 
 def versions(*packages: str) -> dict[str, str]:
