@@ -1,7 +1,8 @@
 """Draw the stored learning curves: ``python -m benchmarks.plot_curves`` writes ``benchmarks/learning_curves.png``.
 
 One panel a task, one thin line a seed and a thick one for their mean, with the return asked of the task. The table that
-the documentation shows is printed as well.
+the documentation shows is printed as well. ``benchmarks/mixed_precision.png`` compares the training episodes of the
+stored runs of :mod:`benchmarks.end_to_end` with and without mixed precision.
 """
 
 import argparse
@@ -19,6 +20,10 @@ from benchmarks.records import RESULTS
 from benchmarks.tasks import TASKS
 
 PICTURE = Path(__file__).parent / "learning_curves.png"
+PRECISION_PICTURE = Path(__file__).parent / "mixed_precision.png"
+PRECISIONS = {"end_to_end": "float32", "end_to_end_mixed_precision": "mixed precision"}
+WINDOW = 5
+"""Training episodes that are averaged."""
 
 
 def stored_runs(task: str, folder: Path) -> list[dict[str, Any]]:
@@ -42,6 +47,19 @@ def draw(axis: Any, task: str, runs: list[dict[str, Any]]) -> None:
     axis.set_title(f"{task} ({len(runs)} seeds)")
     axis.set_xlabel("environment steps or decisions")
     axis.grid(alpha=0.3)
+
+
+def draw_precisions(folder: Path, picture: Path) -> None:
+    """Returns of the training episodes of the two runs, each the mean of a few."""
+    figure, axis = plt.subplots(figsize=(5.0, 3.4))
+    for name, label in PRECISIONS.items():
+        steps, returns = np.array(json.loads((folder / f"{name}.json").read_text())["training_returns"]).T
+        axis.plot(steps[WINDOW - 1 :], np.convolve(returns, np.ones(WINDOW) / WINDOW, "valid"), label=label)
+    axis.set(title="walker walk, seed 0", xlabel="decisions", ylabel=f"training return, mean of {WINDOW}")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.tight_layout()
+    figure.savefig(picture, dpi=110)
 
 
 def table(folder: Path) -> str:
@@ -74,6 +92,7 @@ def main() -> None:
     axes[0][0].set_ylabel("return, 20 deterministic episodes")
     figure.tight_layout()
     figure.savefig(arguments.out, dpi=110)
+    draw_precisions(arguments.results, PRECISION_PICTURE)
     print(table(arguments.results))
 
 

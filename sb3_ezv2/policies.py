@@ -8,11 +8,9 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.preprocessing import is_image_space_channels_first
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
 from sb3_ezv2.arguments import argument_names, check_known
-from sb3_ezv2.augmentation import augment_images
 from sb3_ezv2.networks.action_heads import ContinuousActionHead, DiscreteActionHead, make_action_head
 from sb3_ezv2.networks.builders import image_model, vector_model
 from sb3_ezv2.networks.model import EfficientZeroModel
@@ -96,10 +94,6 @@ class PlanningPolicy(BasePolicy):
     @abstractmethod
     def make_model(self, action_head: DiscreteActionHead | ContinuousActionHead, gamma: float) -> EfficientZeroModel:
         """Build the world model from ``network_kwargs``."""
-
-    def training_view(self, observations: dict[str, th.Tensor]) -> dict[str, th.Tensor]:
-        """What the losses see of a sampled batch ``[batch, unroll + 1, ...]``; searches see it as it is."""
-        return observations
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {
@@ -311,30 +305,14 @@ class CnnPolicy(PlanningPolicy):
             "prefix_horizon": prefix_horizon,
         }
         check_sizes(sizes)
-        self.augment = augment
-        self.network_kwargs = sizes | {"normalize_images": normalize_images, "value_prefix": value_prefix}
+        switches = {"normalize_images": normalize_images, "augment": augment, "value_prefix": value_prefix}
+        self.network_kwargs = sizes | switches
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
         self.normalize_images = normalize_images
 
     def make_model(self, action_head: DiscreteActionHead | ContinuousActionHead, gamma: float) -> EfficientZeroModel:
         """Build the world model for images."""
         return image_model(self.observation_space, action_head, gamma, **self.network_kwargs)
-
-    def training_view(self, observations: dict[str, th.Tensor]) -> dict[str, th.Tensor]:
-        """Augmented images, each of them on its own, random numbers from torch's global generator."""
-        if not self.augment:
-            return observations
-        return observations | {key: _augmented(observations[key], space) for key, space in self.images.items()}
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {**super()._get_constructor_parameters(), "augment": self.augment}
-
-
-def _augmented(images: th.Tensor, space: spaces.Box) -> th.Tensor:
-    """Augmented images ``[..., *space.shape]``, channels first or last."""
-    if is_image_space_channels_first(space):
-        return augment_images(images)
-    return augment_images(images.movedim(-1, -3)).movedim(-3, -1)
 
 
 MlpPolicy = EZV2Policy

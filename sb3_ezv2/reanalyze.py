@@ -14,9 +14,9 @@ from sb3_ezv2.targets import loss_masks, n_step_returns, uses_td, value_prefixes
 from sb3_ezv2.tensors import to_tensors
 from sb3_ezv2.type_aliases import Plan, PolicyTargets, TrainingTargets, TrajectoryBatch
 
-MAX_ROOTS, MAX_ROOTS_OF_VECTORS_ON_GPU = 1024, 2048
-"""States searched in one go; more gain nothing and cost memory. On a GPU the networks for vectors are so small that the
-time of a search hardly depends on its size."""
+MAX_STATES, MAX_IMAGES_ON_CPU, MAX_VECTORS_ON_GPU = 1024, 256, 2048
+"""States searched or evaluated in one go; more gain nothing and cost memory. On a GPU the networks for vectors are so
+small that the time of a search hardly depends on its size."""
 
 
 class MixedValueRule(NamedTuple):
@@ -145,7 +145,6 @@ class Reanalyzer:
             masks=masks,
         )
 
-    @th.no_grad()
     def _td_values(
         self,
         batch: TrajectoryBatch,
@@ -161,8 +160,7 @@ class Reanalyzer:
         )
         if needed.any():
             slots, inverse = np.unique(np.take_along_axis(batch.slots, bootstrap, axis=1)[needed], return_inverse=True)
-            observations = to_tensors(buffer.observations_at(slots, env), model.reward_scale.device)
-            returns[needed] += discounts[needed] * model.values(observations).cpu().numpy()[inverse]
+            returns[needed] += discounts[needed] * stored_values(model, buffer, slots, env)[inverse]
         return returns
 
     def _search_targets(
@@ -209,12 +207,8 @@ class Reanalyzer:
     ) -> tuple[np.ndarray, PolicyTargets]:
         """Search all ``slots`` and return values and policy targets in their order."""
         values, actions, weights = [], [], []
-        device = model.reward_scale.device
-        many = device.type == "cuda" and not isinstance(model, ImageModel)
-        size = MAX_ROOTS_OF_VECTORS_ON_GPU if many else MAX_ROOTS
-        for first in range(0, len(slots), size):
-            chunk = slots[first : first + size]
-            observations = to_tensors(buffer.observations_at(chunk, env), device)
+        for chunk in in_chunks(model, slots):
+            observations = to_tensors(buffer.observations_at(chunk, env), model.reward_scale.device)
             noise = self.planner.draw_noise(model, len(chunk), rng)
             plan = self.planner.plan(model, observations, noise, explore=True)
             found = policy_targets(plan, self.cache.n_targets)
@@ -222,6 +216,28 @@ class Reanalyzer:
             actions.append(found.actions)
             weights.append(found.weights)
         return np.concatenate(values), PolicyTargets(np.concatenate(actions), np.concatenate(weights))
+
+
+def in_chunks(model: EfficientZeroModel, slots: np.ndarray) -> list[np.ndarray]:
+    """``slots [n]`` in pieces as large as the model should see at once."""
+    on_gpu, images = model.reward_scale.device.type == "cuda", isinstance(model, ImageModel)
+    size = MAX_STATES
+    if on_gpu != images:
+        size = MAX_VECTORS_ON_GPU if on_gpu else MAX_IMAGES_ON_CPU
+    return [slots[first : first + size] for first in range(0, len(slots), size)]
+
+
+@th.no_grad()
+def stored_values(
+    model: EfficientZeroModel, buffer: TrajectoryReplayBuffer, slots: np.ndarray, env: VecNormalize | None
+) -> np.ndarray:
+    """Values ``[n]`` that the network gives the observations in ``slots [n]``."""
+    device = model.reward_scale.device
+    values = [
+        model.values(to_tensors(buffer.observations_at(chunk, env), device)).cpu().numpy()
+        for chunk in in_chunks(model, slots)
+    ]
+    return np.concatenate(values)
 
 
 @th.no_grad()
@@ -244,9 +260,8 @@ def bellman_errors(
     rewards, terminal, following = buffer.transitions_at(slots)
     if env is not None:
         rewards = env.normalize_reward(rewards)
+    both = stored_values(model, buffer, np.concatenate([slots, following]), env)
+    values, next_values = np.split(both, 2)
+    targets = (rewards + discount * ~terminal * next_values).astype(np.float32)
     device = model.reward_scale.device
-    both = to_tensors(buffer.observations_at(np.concatenate([slots, following]), env), device)
-    values, next_values = model.values(both).chunk(2)
-    discounts = th.as_tensor(discount * ~terminal, dtype=th.float32, device=device)
-    targets = th.as_tensor(rewards, dtype=th.float32, device=device) + discounts * next_values
-    return model.value_distance(values, targets).cpu().numpy()
+    return model.value_distance(*(th.as_tensor(part, device=device) for part in (values, targets))).cpu().numpy()

@@ -39,7 +39,6 @@ def find_gradient(policy: PlanningPolicy, batch: TensorBatch, settings: UpdateSe
     :param batch: with targets, on the model's device
     :param settings: of the update
     """
-    batch = batch._replace(observations=policy.training_view(batch.observations))
     output = unroll_loss(policy.model, batch, settings.coefficients, settings.mixed_precision)
     policy.optimizer.zero_grad()
     output.total.backward()

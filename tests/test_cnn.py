@@ -83,8 +83,7 @@ def samples(space: spaces.Box, n: int, seed: int = 0) -> th.Tensor:
 @pytest.mark.parametrize("action_space", [DISCRETE, CONTINUOUS])
 def test_shapes(shape, latent, action_space):
     space = image_space(*shape)
-    policy = tiny_policy(space, action_space)
-    model = policy.model
+    model = tiny_policy(space, action_space, augment=False).model
     observations = {"observation": samples(space, 3)}
     root = model.initial_inference(observations)
     assert root.latents.shape == (3, 6, *latent) and root.values.shape == (3,)
@@ -174,7 +173,7 @@ def test_rows_of_a_batch_are_independent_where_the_model_acts_and_searches(train
 
 def test_training_takes_away_what_a_batch_has_in_common_and_the_copies_learn_it():
     space = image_space(1, 32, 32)
-    policy = CnnPolicy(space, DISCRETE, lambda _: 1e-3, **TINY_IMAGE_NETWORK)
+    policy = CnnPolicy(space, DISCRETE, lambda _: 1e-3, augment=False, **TINY_IMAGE_NETWORK)
     images = samples(space, 16)
     before = policy.average_model.represent({"observation": images})
     for _ in range(200):
@@ -189,7 +188,7 @@ def test_training_takes_away_what_a_batch_has_in_common_and_the_copies_learn_it(
 
 
 def test_channel_orders_are_the_same_image():
-    first, last = tiny_policy(image_space(3, 32, 40)), tiny_policy(image_space(32, 40, 3))
+    first, last = (tiny_policy(image_space(*shape), augment=False) for shape in ((3, 32, 40), (32, 40, 3)))
     images = samples(image_space(3, 32, 40), 2)
     ours = first.model.represent({"observation": images})
     th.testing.assert_close(ours, last.model.represent({"observation": images.movedim(1, -1)}))
@@ -197,9 +196,9 @@ def test_channel_orders_are_the_same_image():
 
 def test_bytes_are_divided_by_255_and_floats_are_not():
     images = samples(image_space(3, 32, 32), 2)
-    bytes_model = tiny_policy(image_space(3, 32, 32)).model
+    bytes_model = tiny_policy(image_space(3, 32, 32), augment=False).model
     float_space = spaces.Box(0.0, 1.0, (3, 32, 32))
-    float_model = tiny_policy(float_space, normalize_images=False).model
+    float_model = tiny_policy(float_space, normalize_images=False, augment=False).model
     th.testing.assert_close(
         bytes_model.represent({"observation": images}), float_model.represent({"observation": images / 255.0})
     )
@@ -249,7 +248,7 @@ def test_policy_alone_keeps_its_settings(tmp_path):
     model = tiny_image_model(RandomEnv(GREY), policy_kwargs={**TINY_IMAGE_NETWORK, "augment": False})
     model.policy.save(tmp_path / "policy.pkl")
     loaded = CnnPolicy.load(tmp_path / "policy.pkl")
-    assert loaded.augment is False and loaded.network_kwargs == model.policy.network_kwargs
+    assert loaded.model.augment is False and loaded.network_kwargs == model.policy.network_kwargs
     image = np.full((1, 32, 32), 7, np.uint8)
     assert loaded.predict(image, deterministic=True)[0] == model.predict(image, deterministic=True)[0]
 
@@ -287,13 +286,10 @@ def test_losses_see_changed_images_and_searches_clean_ones(monkeypatch):
     seen: dict[str, list[th.Tensor]] = {"trained": [], "searched": []}
 
     def watch(network: ImageModel, kind: str) -> None:
-        represent = network.represent
+        def keep(module, arguments):
+            seen[kind].append(arguments[0].clone())
 
-        def watched(observations: dict[str, th.Tensor]) -> th.Tensor:
-            seen[kind].append(observations["observation"])
-            return represent(observations)
-
-        monkeypatch.setattr(network, "represent", watched)
+        network.representation.register_forward_pre_hook(keep)
 
     watch(model.policy.model, "trained")
     watch(model.policy.average_model, "searched")
@@ -301,33 +297,35 @@ def test_losses_see_changed_images_and_searches_clean_ones(monkeypatch):
     model._n_updates = 0  # the next update refreshes the target network, which then searches everything
     model.train(2)
     model.predict(np.zeros((1, 32, 32), np.uint8))
-    for images in seen["searched"][:-1]:
-        assert images.dtype == th.uint8
-        assert {image.numpy().tobytes() for image in images} <= stored
+
+    def as_bytes(images: th.Tensor) -> list[bytes]:
+        return [image.tobytes() for image in (255 * images).round().numpy().astype(np.uint8)]
+
     assert len(seen["searched"]) > 2
+    for images in seen["searched"][:-1]:
+        assert set(as_bytes(images)) <= stored
     assert len(seen["trained"]) == 4  # the first states and the targets of the consistency loss, twice
     for images in seen["trained"]:
-        assert images.dtype == th.float32
-        assert not any(image.numpy().astype(np.uint8).tobytes() in stored for image in images)
+        assert not stored & set(as_bytes(images))
 
 
 def test_no_augmentation_where_it_is_not_wanted():
-    observations = {"observation": samples(image_space(1, 32, 32), 6).view(2, 3, 1, 32, 32)}
-    assert tiny_policy(image_space(1, 32, 32), augment=False).training_view(observations) is observations
-    vectors = tiny_model(RandomEnv()).policy
-    assert vectors.training_view(observations) is observations
+    space = image_space(1, 32, 32)
+    images = samples(space, 6)
+    for model in (tiny_policy(space, augment=False).model, tiny_policy(space).average_model):
+        assert th.equal(model._image(images, space), images / 255)
 
 
 def test_augmentation_knows_where_the_channels_are():
-    first_policy, last_policy = tiny_policy(image_space(3, 32, 40)), tiny_policy(image_space(32, 40, 3))
-    images = samples(image_space(3, 32, 40), 6).view(2, 3, 3, 32, 40)
+    first, last = tiny_policy(image_space(3, 32, 40)).model, tiny_policy(image_space(32, 40, 3)).model
+    images = samples(image_space(3, 32, 40), 6)
+    before = images.clone()
     th.manual_seed(1)
-    first = first_policy.training_view({"observation": images})["observation"]
+    changed = first._image(images, first.images["observation"])
     th.manual_seed(1)
-    last = last_policy.training_view({"observation": images.movedim(-3, -1)})["observation"]
-    assert last.shape == (2, 3, 32, 40, 3)
-    assert th.equal(first, last.movedim(-1, -3))
-    assert not th.equal(first, images.float())
+    assert th.equal(changed, last._image(images.movedim(-3, -1), last.images["observation"]))
+    assert not th.equal(changed, images / 255)
+    assert th.equal(images, before)
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------

@@ -102,11 +102,16 @@ def test_channels_first_and_last_give_the_same_network():
 
 def test_only_images_are_augmented():
     policy = model_for(MIXED).policy
-    tensors = {key: value.unsqueeze(1) for key, value in policy.obs_to_tensor(some(model_for(MIXED), 9))[0].items()}
-    seen = policy.training_view(tensors)
-    for key, value in tensors.items():
-        assert seen[key].shape == value.shape
-        assert th.equal(seen[key], value) == (key in ("speed", "gear"))
+    tensors, _ = policy.obs_to_tensor(some(model_for(MIXED), 9))
+    before = {key: value.clone() for key, value in tensors.items()}
+    seen = {}
+    for name, model in (("trained", policy.model), ("searched", policy.average_model)):
+        model.representation.register_forward_pre_hook(lambda _, arguments, name=name: seen.update({name: arguments}))
+        model.represent(tensors)
+    for trained, searched in zip(seen["trained"][0].split(1, dim=1), seen["searched"][0].split(1, dim=1), strict=True):
+        assert trained.shape == searched.shape and not th.equal(trained, searched)
+    assert th.equal(seen["trained"][1], seen["searched"][1])
+    assert all(th.equal(tensors[key], before[key]) for key in tensors)
 
 
 def test_small_images_are_flattened():
@@ -131,7 +136,8 @@ def test_what_needs_picture_and_vector_is_learnt():
     """A reward that is 1 if the action says whether the bright half of the picture is the one that a switch names."""
     space = dict_space(picture=image(32, 32, 1), switch=spaces.Box(-1.0, 1.0, (1,)))
     th.manual_seed(0)
-    model = CnnPolicy(space, spaces.Discrete(2), lambda _: 1e-3, **TINY_IMAGE_NETWORK | {"latent_channels": 12}).model
+    sizes = TINY_IMAGE_NETWORK | {"latent_channels": 12}
+    model = CnnPolicy(space, spaces.Discrete(2), lambda _: 1e-3, augment=False, **sizes).model
     bright, switch, actions = (bits.flatten() for bits in th.meshgrid(*3 * [th.arange(2)], indexing="ij"))
     pictures = th.zeros(8, 32, 32, 1, dtype=th.uint8)
     for picture, half in zip(pictures, bright, strict=True):

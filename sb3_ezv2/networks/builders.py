@@ -87,6 +87,7 @@ def image_model(
     projection_dim: int,
     prediction_dim: int,
     normalize_images: bool,
+    augment: bool,
     value_prefix: bool,
     lstm_dim: int,
     prefix_horizon: int,
@@ -104,6 +105,7 @@ def image_model(
     :param projection_dim: size of the consistency projection
     :param prediction_dim: hidden size of the consistency prediction
     :param normalize_images: whether to divide the pixels by 255
+    :param augment: whether images are augmented in training mode
     :param value_prefix: whether sums of rewards are predicted instead of single rewards
     :param lstm_dim: size of the LSTM that reads the value prefix
     :param prefix_horizon: steps after which the value prefix begins again
@@ -149,7 +151,7 @@ def image_model(
         if value_prefix
         else None,
     )
-    return ImageModel(observation_space, images, action_head, discount, parts, normalize_images)
+    return ImageModel(observation_space, images, action_head, discount, parts, normalize_images, augment)
 
 
 def _output_dims(

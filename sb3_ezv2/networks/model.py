@@ -10,6 +10,7 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space_channels_first, preprocess_obs
 from torch import nn
 
+from sb3_ezv2.augmentation import random_intensity, random_shift
 from sb3_ezv2.networks.action_heads import ContinuousActionHead, DiscreteActionHead
 from sb3_ezv2.networks.cnn import ConvDynamics, ConvRepresentation, SpatialHeads
 from sb3_ezv2.networks.layers import Heads
@@ -213,6 +214,8 @@ class ImageModel(EfficientZeroModel):
     :param discount: of one step
     :param parts: the networks, see :mod:`sb3_ezv2.networks.builders`
     :param normalize_images: whether to divide the pixels by 255
+    :param augment: whether images are augmented in training mode, see :mod:`sb3_ezv2.augmentation`; each on its own,
+        with random numbers from torch's global generator
     """
 
     def __init__(
@@ -223,10 +226,12 @@ class ImageModel(EfficientZeroModel):
         discount: float,
         parts: ModelParts,
         normalize_images: bool,
+        augment: bool,
     ) -> None:
         self.images = images
         super().__init__(observation_space, action_head, discount, flat_size(observation_space, images), parts)
         self.normalize_images = normalize_images
+        self.augment = augment
 
     def flatten(self, observations: dict[str, th.Tensor]) -> th.Tensor:
         """All but the images as vectors ``[batch, observation_dim]``; ``observation_dim`` may be 0."""
@@ -237,14 +242,22 @@ class ImageModel(EfficientZeroModel):
     def represent(self, observations: dict[str, th.Tensor]) -> th.Tensor:
         """Latent states ``[batch, channels, height, width]`` of images ``[batch, *space.shape]`` and all the rest."""
         assert isinstance(self.representation, ConvRepresentation)
-        images = th.cat([self._image(observations[key], space) for key, space in self.images.items()], dim=1)
-        return self.representation(images, self.normalised(observations))
+        images = [self._image(observations[key], space) for key, space in self.images.items()]
+        together = th.cat(images, dim=1) if len(images) > 1 else images[0]
+        return self.representation(together, self.normalised(observations))
 
     def _image(self, pixels: th.Tensor, space: spaces.Box) -> th.Tensor:
-        """One image with its channels first."""
-        image = preprocess_obs(pixels, space, self.normalize_images)
-        assert isinstance(image, th.Tensor)
-        return image if is_image_space_channels_first(space) else image.movedim(-1, -3)
+        """One image as floats with its channels first; in training mode augmented.
+
+        A batch of images is large: it is moved as bytes, and what follows happens in the place of its floats.
+        """
+        if not is_image_space_channels_first(space):
+            pixels = pixels.movedim(-1, -3)
+        augment = self.training and self.augment
+        image = (random_shift(pixels) if augment else pixels).float()
+        if self.normalize_images:
+            image.div_(255.0)  # not the pixels given, which are bytes
+        return random_intensity(image) if augment else image
 
 
 def flat_size(observation_space: spaces.Space, without: Iterable[str] = ()) -> int:
