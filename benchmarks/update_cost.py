@@ -52,7 +52,7 @@ SETTINGS = {
     "defaults, batch 64": Setting(vectors, "MlpPolicy", {}),
     "paper's network, batch 256": Setting(vectors, "MlpPolicy", {"batch_size": 256, "policy_kwargs": PROPRIO_NETWORK}),
     "48 x 48, small network, batch 64": Setting(lambda: images(48), "CnnPolicy", SMALL_IMAGES),
-    "96 x 96, paper's network, batch 32": Setting(lambda: images(96), "CnnPolicy", {"batch_size": 32}),
+    "96 x 96, paper's network, batch 16": Setting(lambda: images(96), "CnnPolicy", {"batch_size": 16}),
 }
 
 

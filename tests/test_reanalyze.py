@@ -9,7 +9,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
-from sb3_ezv2 import TrajectoryReplayBuffer
+from sb3_ezv2 import TrajectoryReplayBuffer, reanalyze
 from sb3_ezv2.networks.model import EfficientZeroModel
 from sb3_ezv2.planning import Noise, Planner
 from sb3_ezv2.reanalyze import MixedValueRule, Reanalyzer, bellman_errors
@@ -321,3 +321,25 @@ def test_bellman_errors_are_those_of_the_model():
     found = bellman_errors(setting.model, setting.buffer, slots, DISCOUNT)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(terminal, [False, True, False, False, False])
+
+
+@pytest.mark.parametrize("rule", [ALWAYS_TD, ALWAYS_SEARCH])
+def test_no_more_states_than_allowed_are_evaluated_at_once(rule, monkeypatch):
+    setting = Setting(DISCRETE, GreedyPlanner)
+    for _ in range(20):
+        setting.add("step")
+    batch = setting.sample(8)
+    whole = setting.targets(batch, rule=rule)
+    errors = bellman_errors(setting.model, setting.buffer, np.arange(20), DISCOUNT)
+    sizes = []
+    for model in (setting.model, setting.target_model):
+        represent = model.represent
+        monkeypatch.setattr(model, "represent", lambda o, r=represent: (sizes.append(len(o["observation"])), r(o))[1])
+    monkeypatch.setattr(reanalyze, "MAX_STATES", 3)
+    np.testing.assert_allclose(
+        bellman_errors(setting.model, setting.buffer, np.arange(20), DISCOUNT), errors, rtol=1e-4, atol=1e-6
+    )
+    assert sum(sizes) == 40
+    setting.reanalyzer.cache.clear()
+    assert_equal_targets(setting.targets(batch, rule=rule), whole)
+    assert max(sizes) == 3
