@@ -218,7 +218,10 @@ def test_ids_that_skip_frames_by_default_train_as_well(tmp_path):
 def test_both_returns_in_the_picture_of_a_run_are_over_decisions(tmp_path, monkeypatch):
     (tmp_path / "0.monitor.csv").write_text('#{"t_start": 0.0, "env_id": "x"}\nr,l,t\n' + "1.0,400,1.0\n" * 3)
     drawn = []
-    monkeypatch.setattr(curves, "draw", lambda axis, label, found, color: drawn.extend(found))
+    draw = curves.draw
+    monkeypatch.setattr(
+        curves, "draw", lambda axis, label, found, color: drawn.extend(found) or draw(axis, label, found, color)
+    )
     curves.draw_run(tmp_path, "a game", frame_skip=4, window=1)
     np.testing.assert_array_equal(drawn[0].x, [100, 200, 300])
 

@@ -51,6 +51,7 @@ def assert_same_plans(here: Plan, there: Plan) -> None:
     for name, ours, theirs in zip(Plan._fields, here, there, strict=True):
         assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype), name
     same = (here.visit_counts == there.visit_counts).all(axis=1)
+    same &= np.isclose(here.root_values, there.root_values, rtol=1e-4, atol=1e-4)  # the same below the root, too
     assert same.mean() > 0.97
     for name, ours, theirs in zip(Plan._fields, here, there, strict=True):
         np.testing.assert_allclose(ours[same], theirs[same], rtol=1e-4, atol=1e-4, err_msg=name)
