@@ -140,7 +140,10 @@ def measure(settings: dict[str, Any], n_decisions: int, n_envs: int, seed: int) 
         "decisions_per_second": n_decisions / total,
         "shares": {name: seconds / total for name, seconds in parts.items()},
         "searched_fraction": float(np.mean(searched)),
-        "simulated_fraction": simulated_fraction(n_random, n_decisions, n_envs, settings["buffer_size"]),
+        "refresh": model.target_update_interval,
+        "simulated_fraction": simulated_fraction(
+            n_random, n_decisions, n_envs, settings["buffer_size"], model.target_update_interval
+        ),
         "peak_memory_mb": callback.memory,
         "training_returns": callback.returns,
         "evaluation_returns": evaluate(model),
@@ -160,19 +163,20 @@ def note_searched_fractions(reanalyzer: Reanalyzer) -> list[float]:
     return noted
 
 
-def simulated_fraction(n_random: int, n_decisions: int, n_envs: int, capacity: int) -> float:
+def simulated_fraction(n_random: int, n_decisions: int, n_envs: int, capacity: int, refresh: int) -> float:
     """Share of the drawn states that no draw since the last refresh of the target network has met, drawn uniformly.
 
     :param n_random: states in the buffer before the first update
     :param n_decisions: that follow, with one update each
     :param n_envs: side by side, whose decisions come at once
     :param capacity: states that the buffer holds
+    :param refresh: updates between two refreshes
     """
     rng, offsets = np.random.default_rng(0), np.arange(UNROLL_STEPS + 1)
     met = np.zeros(capacity + UNROLL_STEPS, bool)
     shares = []
     for update in range(n_decisions):
-        if update % PAPER["target_update_interval"] == 0:
+        if update % refresh == 0:
             met[:] = False
         n_states = min(n_random + n_envs * (update // n_envs), capacity)
         slots = (rng.integers(n_states, size=(PAPER["batch_size"], 1)) + offsets).ravel()
@@ -195,6 +199,9 @@ def main() -> None:
     parser.add_argument("--decisions", type=int, default=20_000, help="after the random ones")
     parser.add_argument("--random", type=int, default=1_000, help="decisions before the first update")
     parser.add_argument("--buffer-size", type=int, default=1_000_000, help="of the replay buffer, in decisions")
+    parser.add_argument(
+        "--refresh", type=int, help="other than 200 updates between two refreshes of the target network"
+    )
     parser.add_argument("--n-envs", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2, help="of torch")
@@ -205,6 +212,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT, help="file to write")
     arguments = parser.parse_args()
     settings: dict[str, Any] = {} if arguments.defaults else SMALL if arguments.small else PAPER
+    if arguments.refresh is not None:
+        settings = settings | {"target_update_interval": arguments.refresh}
     found = measure(
         settings
         | {
