@@ -97,6 +97,15 @@ def test_nothing_is_imported_before_it_is_needed(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_triton_is_loaded_before_what_draws(tmp_path):
+    """After it, it would crash. PyTorch's builds for a CPU come without it: something else has its name here."""
+    (tmp_path / "triton.py").write_text("import sys\nprint('dm_control' in sys.modules, 'mujoco' in sys.modules)\n")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from sb3_ezv2.envs.dmc import make_dmc; "
+    code += "make_dmc('walker-walk'); print('dm_control' in sys.modules, 'mujoco' in sys.modules)"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False", "True", "True"]
+
+
 def test_all_tasks_of_the_paper_have_an_id_and_settings():
     entries = [name for name in yaml.safe_load(hyperparameter_file().read_text()) if name.startswith("dm_control/")]
     assert len(entries) == 40

@@ -1,6 +1,8 @@
 """dm_control tasks with the paper's protocol: flat observations, action repeat 2, 1,000 frames an episode."""
 
+import contextlib
 import ctypes.util
+import importlib
 import os
 import sys
 import warnings
@@ -128,6 +130,10 @@ def _import_suite() -> tuple[ModuleType, ModuleType]:
     """
     before = dict(gym.registry)
     _choose_renderer()
+    # PyTorch's builds for CUDA load Triton with the first optimiser. After Mesa, which draws without a display and
+    # brings another LLVM, that ends the process with a segmentation fault; the other way round both work.
+    with contextlib.suppress(ImportError):
+        importlib.import_module("triton")
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*Overriding environment")
