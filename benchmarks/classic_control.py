@@ -69,6 +69,11 @@ def commands() -> Iterator[str]:
                 )
 
 
+def portable(command: str) -> str:
+    """A command without where the interpreter of this machine is."""
+    return "python -m " + command.split(" -m ", maxsplit=1)[-1].strip()
+
+
 def read_run(folder: Path) -> Run:
     """One finished run of a log folder.
 
@@ -87,7 +92,7 @@ def read_run(folder: Path) -> Run:
         steps=steps,
         returns=returns,
         hours=float(episodes["t"].max()) / 3600,
-        command=(args_file.parent / "command.txt").read_text(encoding="utf-8"),
+        command=portable((args_file.parent / "command.txt").read_text(encoding="utf-8")),
         commit=current_commit(folder),
     )
 

@@ -14,8 +14,12 @@ from sb3_ezv2.torch_nodes import TensorNoise, TorchNodes, noise_on_device
 from sb3_ezv2.type_aliases import Expansion, Noise, Plan, SearchResult, SearchRoot, SearchSettings
 
 MIN_VALUE_RANGE_DISCRETE, MIN_VALUE_RANGE_CONTINUOUS = 0.1, 0.01
-"""Smallest difference, in units of the reward scale, that values are normalised by. What is smaller is not magnified:
-with discrete actions it is mostly the network's error, which would make a policy that has nothing to gain drift."""
+"""Smallest spread, in units of the reward scale, that the values of a tree are normalised by. What is smaller is not
+magnified: with discrete actions it is mostly the network's error, which would make a policy that has nothing to gain
+drift."""
+MIN_VALUE_SHARE_DISCRETE = 0.1
+"""With discrete actions, the spread is at least this share of the tree's largest absolute value as well: the network's
+error grows with what it predicts."""
 
 
 class Planner:
@@ -88,6 +92,7 @@ class Planner:
             n_considered=self.n_considered,
             discount=self.discount,
             min_value_range=min_value_range,
+            min_value_share=MIN_VALUE_SHARE_DISCRETE if discrete else 0.0,
         )
         if _is_on_gpu(model):
             found = plan_on_device(model, observations, noise, explore, settings)

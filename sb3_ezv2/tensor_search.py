@@ -67,6 +67,7 @@ class TensorConstants(NamedTuple):
     c_visit: float
     c_scale: float
     min_value_range: th.Tensor  # [] float64
+    min_value_share: float
 
 
 TensorRecurrentFn = Callable[[int, th.Tensor, th.Tensor], TensorExpansion]
@@ -106,7 +107,8 @@ def plant_tensors(
 def _bonus(values: th.Tensor, most_visits: th.Tensor, tree: TensorTree, constants: TensorConstants) -> th.Tensor:
     """``sigma(q)`` of ``values [n_roots, ...]``; ``most_visits`` of any shape that broadcasts against them."""
     rows = (-1,) + (1,) * (values.ndim - 1)
-    spread = th.maximum(tree.largest - tree.smallest, constants.min_value_range)
+    least = constants.min_value_share * th.maximum(tree.largest, -tree.smallest).clamp_min(0.0)
+    spread = th.maximum(tree.largest - tree.smallest, th.maximum(least, constants.min_value_range))
     normalised = ((values - tree.smallest.view(rows)) / spread.view(rows)).clamp(0.0, 1.0)
     return (constants.c_visit + most_visits) * constants.c_scale * normalised
 
@@ -312,6 +314,7 @@ def tensor_search(
         c_visit=float(settings.c_visit),
         c_scale=float(settings.c_scale),
         min_value_range=tree.total.new_full((), settings.min_value_range) * value_unit,
+        min_value_share=settings.min_value_share,
     )
     operations = operations or TreeOperations()
     n_nodes = settings.n_simulations + 1

@@ -42,7 +42,8 @@ class SearchSettings(NamedTuple):
     discount: float
     c_visit: float = 50.0
     c_scale: float = 0.1
-    min_value_range: float = 0.01
+    min_value_range: float = 0.01  # values are normalised by their spread in a tree, but by no less than this
+    min_value_share: float = 0.0  # ... and no less than this share of the largest absolute value in the tree
     value_bounds: tuple[float, float] = (np.inf, -np.inf)  # smallest and largest value known before the search
 
 

@@ -78,6 +78,7 @@ class ReferenceSearch:
         c_visit: float = 50.0,
         c_scale: float = 0.1,
         min_value_range: float = 0.01,
+        min_value_share: float = 0.0,
         value_bounds: tuple[float, float] = (math.inf, -math.inf),
     ) -> None:
         self.evaluate = evaluate
@@ -88,6 +89,7 @@ class ReferenceSearch:
         self.c_visit = c_visit
         self.c_scale = c_scale
         self.min_value_range = min_value_range
+        self.min_value_share = min_value_share
         self.smallest, self.largest = value_bounds
         self.expanded: list[Path] = []
         self.root = self.new_node(())
@@ -115,7 +117,8 @@ class ReferenceSearch:
     def normalised(self, q: float) -> float:
         if self.smallest > self.largest:
             return 0.0  # nothing has been seen yet, and every action has the same q
-        spread = max(self.largest - self.smallest, self.min_value_range)
+        share = self.min_value_share * max(abs(self.smallest), abs(self.largest))
+        spread = max(self.largest - self.smallest, self.min_value_range, share)
         return min(1.0, max(0.0, (q - self.smallest) / spread))
 
     def scores(self, node: Node) -> list[float]:

@@ -17,6 +17,16 @@ from tests.reference_search import Path, ReferenceSearch
 from tests.stub_models import StubModel, recording
 
 
+CONSTANTS = [
+    (50.0, 0.1, 0.01, 0.0),
+    (0.0, 1.0, 0.01, 0.0),
+    (25.0, 0.0, 1.0, 0.0),
+    (50.0, 1.0, 100.0, 0.0),
+    (50.0, 0.1, 0.01, 0.5),
+]
+"""``c_visit``, ``c_scale``, ``min_value_range`` and ``min_value_share``."""
+
+
 def noise(n_roots: int, n_candidates: int, seed: int = 0) -> np.ndarray:
     """Gumbel noise, one row per root."""
     return np.random.default_rng(seed).gumbel(size=(n_roots, n_candidates)).astype(np.float32)
@@ -110,7 +120,7 @@ def test_continuous_trees_equal_the_reference(
     discount=st.sampled_from([0.0, 0.5, 0.9, 0.997, 1.0]),
     scale=st.sampled_from([1e-3, 0.1, 1.0, 300.0, 1e4]),
     offset=st.sampled_from([-1.0, 0.0, 1.0]),
-    constants=st.sampled_from([(50.0, 0.1, 0.01), (0.0, 1.0, 0.01), (25.0, 0.0, 1.0), (50.0, 1.0, 100.0)]),
+    constants=st.sampled_from(CONSTANTS),
     bounds=st.sampled_from([(math.inf, -math.inf), (-1.0, 1.0), (0.0, 0.0)]),
 )
 @hypothesis_settings(max_examples=60, deadline=None, derandomize=True)
@@ -123,7 +133,7 @@ def test_any_search_equals_the_reference(
     discount: float,
     scale: float,
     offset: float,
-    constants: tuple[float, float, float],
+    constants: tuple[float, float, float, float],
     bounds: tuple[float, float],
 ) -> None:
     """All shapes and settings, the constants of the transform included."""
@@ -217,6 +227,7 @@ def test_same_inputs_same_result_whatever_ran_before() -> None:
         settings._replace(discount=0.5),
         settings._replace(c_visit=1.0, c_scale=3.0),
         settings._replace(min_value_range=100.0),
+        settings._replace(min_value_share=10.0),
         settings._replace(value_bounds=(-1000.0, 1000.0)),
     ]
     different = []

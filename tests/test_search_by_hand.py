@@ -123,6 +123,15 @@ def test_normalisation_has_a_smallest_range() -> None:
     assert_policy(result, [0.0, 5.1 / 8])
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_the_smallest_range_may_be_a_share_of_the_values(sign: float) -> None:
+    """Values of 64 and 63 differ by 1, in a range of at least 64/8 by an eighth: sigma = 5.1/8, whatever their sign."""
+    better, worse = sorted([sign * 64.0, sign * 63.0], reverse=True)
+    table = {(): (0.0, better), (0,): (0.0, worse), (1,): (0.0, better)}
+    result, _ = search_one(model_from(table), SearchSettings(2, 2, 1.0, min_value_share=1 / 8))
+    assert_policy(result, [0.0, 5.1 / 8])
+
+
 @pytest.mark.parametrize("network_value, end", [(1000.0, 1.0), (-1000.0, 0.0)])
 def test_mixed_value_is_clipped_into_the_range(network_value: float, end: float) -> None:
     """A network value far outside of what the tree has seen cannot do more than the largest or smallest q."""
@@ -148,7 +157,7 @@ def test_the_scale_of_rewards_is_irrelevant() -> None:
     results = []
     for factor in (1.0, 1024.0):
         model = StubModel(np.arange(30), 5, 5, scale=factor)
-        settings = SearchSettings(24, 5, 0.9, min_value_range=0.01 * factor)
+        settings = SearchSettings(24, 5, 0.9, min_value_range=0.01 * factor, min_value_share=0.3)
         results.append(search(model.root(), model.recurrent_fn(24), gumbel, 5, settings))
     np.testing.assert_array_equal(results[0].visit_counts, results[1].visit_counts)
     np.testing.assert_allclose(results[0].improved_policy, results[1].improved_policy, atol=1e-6)

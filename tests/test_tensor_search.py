@@ -16,7 +16,7 @@ from sb3_ezv2.tensor_search import TensorExpansion, TensorResult, tensor_search
 from sb3_ezv2.type_aliases import SearchResult, SearchSettings
 from tests.reference_search import Path
 from tests.stub_models import StubModel, recording
-from tests.test_search import CONTINUOUS, DISCRETE, noise
+from tests.test_search import CONSTANTS, CONTINUOUS, DISCRETE, noise
 
 
 def run_tensors(
@@ -87,7 +87,7 @@ def test_continuous_trees(n_simulations, n_considered, discount, scale, offset):
     discount=st.sampled_from([0.0, 0.5, 0.9, 0.997, 1.0]),
     scale=st.sampled_from([1e-3, 0.1, 1.0, 300.0, 1e4]),
     offset=st.sampled_from([-1.0, 0.0, 1.0]),
-    constants=st.sampled_from([(50.0, 0.1, 0.01), (0.0, 1.0, 0.01), (25.0, 0.0, 1.0), (50.0, 1.0, 100.0)]),
+    constants=st.sampled_from(CONSTANTS),
     bounds=st.sampled_from([(math.inf, -math.inf), (-1.0, 1.0), (0.0, 0.0)]),
 )
 @hypothesis_settings(max_examples=100, deadline=None, derandomize=True)

@@ -9,7 +9,7 @@ import torch as th
 from sb3_ezv2 import EfficientZeroV2
 from sb3_ezv2.networks.fused_weights import supports_fusion
 from sb3_ezv2.networks.model import reward_support
-from sb3_ezv2.planning import Planner
+from sb3_ezv2.planning import MIN_VALUE_SHARE_DISCRETE, Planner
 from sb3_ezv2.targets import value_prefixes
 from tests.envs import RandomEnv
 from tests.reference_search import ReferenceSearch
@@ -113,7 +113,7 @@ def test_searches_equal_those_of_the_reference(network):
     for row in range(n):
         alone = {key: value[row : row + 1] for key, value in observations.items()}
         outcome = ReferenceSearch(
-            lambda path, alone=alone: reward_by_hand(model, alone, path), noise.gumbel[row], 24, 2, 0.97
+            lambda path, alone=alone: reward_by_hand(model, alone, path), noise.gumbel[row], 24, 2, 0.97, min_value_share=MIN_VALUE_SHARE_DISCRETE
         ).run()
         longest = max(longest, *map(len, outcome.expanded))
         assert plan.visit_counts[row].tolist() == outcome.visit_counts

@@ -22,7 +22,7 @@ def store_run(
     inner.mkdir(parents=True)
     run = inner.parent
     (inner / "args.yml").write_text(yaml.safe_dump({"algo": algo, "env": env, "seed": seed}))
-    (inner / "command.txt").write_text("a command")
+    (inner / "command.txt").write_text("/somewhere/bin/python -W ignore -m a.command")
     steps = every * np.arange(1, len(returns) + 1)
     np.savez(run / "evaluations.npz", timesteps=steps, results=np.array(returns)[:, None] + [-1.0, 1.0])
     writer = ResultsWriter(str(run / "0.monitor.csv"), header={"t_start": 0.0})
@@ -121,7 +121,7 @@ def results(tmp_path, monkeypatch) -> Path:
 def test_stored_runs_are_whole(results):
     stored = json.loads((results / "CartPole-v1" / "dqn-seed-1.json").read_text())
     assert stored["steps"] == [1_000, 2_000, 3_000]
-    assert (stored["seed"], stored["budget"], stored["command"]) == (1, 3_000, "a command")
+    assert (stored["seed"], stored["budget"], stored["command"]) == (1, 3_000, "python -m a.command")
     assert stored["hours"] == pytest.approx(0.03) and stored["commit"] == "commit of logs"
 
 

@@ -19,6 +19,7 @@ class Constants(NamedTuple):
     c_visit: float
     c_scale: float
     min_value_range: float
+    min_value_share: float
     log_odds: np.ndarray  # [n_simulations + 1] float64, log(1 + 2 n) of every number of visits n
 
 
@@ -36,8 +37,11 @@ def normaliser(root: np.void, constants: Constants) -> Normaliser:
     :param root: a :data:`~sb3_ezv2.search.tree.ROOT`
     :param constants: of the search
     """
+    magnitude = root["largest"] if root["largest"] > -root["smallest"] else -root["smallest"]
+    least = constants.min_value_share * magnitude
+    least = least if least > constants.min_value_range else constants.min_value_range
     spread = root["largest"] - root["smallest"]
-    spread = constants.min_value_range if spread < constants.min_value_range else spread
+    spread = least if spread < least else spread
     return Normaliser(root["smallest"], 1.0 / spread)
 
 

@@ -80,12 +80,15 @@ def search_plan(settings: SearchSettings, n_candidates: int, n_children: int) ->
         raise ValueError(f"n_children={n_children} must be at least 1")
     if not settings.min_value_range > 0:
         raise ValueError(f"min_value_range={settings.min_value_range} must be positive")
+    if not settings.min_value_share >= 0:
+        raise ValueError(f"min_value_share={settings.min_value_share} must not be negative")
     schedule = considered_visits(settings.n_considered, settings.n_simulations)
     return schedule, Constants(
         discount=float(settings.discount),
         c_visit=float(settings.c_visit),
         c_scale=float(settings.c_scale),
         min_value_range=float(settings.min_value_range),
+        min_value_share=float(settings.min_value_share),
         log_odds=np.log1p(2.0 * np.arange(settings.n_simulations + 1)),
     )
 
