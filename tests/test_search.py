@@ -16,7 +16,6 @@ from sb3_ezv2.type_aliases import Expansion, RecurrentFn, SearchResult, SearchRo
 from tests.reference_search import Path, ReferenceSearch
 from tests.stub_models import StubModel, recording
 
-
 CONSTANTS = [
     (50.0, 0.1, 0.01, 0.0),
     (0.0, 1.0, 0.01, 0.0),

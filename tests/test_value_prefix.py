@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch as th
@@ -112,9 +114,9 @@ def test_searches_equal_those_of_the_reference(network):
     longest = 0
     for row in range(n):
         alone = {key: value[row : row + 1] for key, value in observations.items()}
-        outcome = ReferenceSearch(
-            lambda path, alone=alone: reward_by_hand(model, alone, path), noise.gumbel[row], 24, 2, 0.97, min_value_share=MIN_VALUE_SHARE_DISCRETE
-        ).run()
+        evaluate = partial(reward_by_hand, model, alone)
+        share = MIN_VALUE_SHARE_DISCRETE
+        outcome = ReferenceSearch(evaluate, noise.gumbel[row], 24, 2, 0.97, min_value_share=share).run()
         longest = max(longest, *map(len, outcome.expanded))
         assert plan.visit_counts[row].tolist() == outcome.visit_counts
         assert plan.actions[row] == outcome.selected
