@@ -5,9 +5,11 @@ is that between selection and backup the model is evaluated in place, by :mod:`s
 depend on each other, so they are searched in chunks whose trees and latent states fit into the processor's caches.
 """
 
+import os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -226,6 +228,32 @@ def _one_thread_of_blas(rows: int) -> AbstractContextManager:
     return _blas().limit(limits=1, user_api="blas") if rows >= BLAS_ROWS else nullcontext()
 
 
+def _cores() -> set[int]:
+    """Where any thread of this process may run; empty where the system does not say.
+
+    With ``OMP_PROC_BIND`` the calling thread may be bound to one core, which threads that it starts would inherit.
+    """
+    tasks = Path("/proc/self/task")
+    if not (hasattr(os, "sched_getaffinity") and tasks.is_dir()):
+        return set()
+    cores: set[int] = set()
+    for thread in tasks.iterdir():
+        with suppress(OSError):  # it has ended meanwhile
+            cores |= os.sched_getaffinity(int(thread.name))
+    return cores
+
+
+def _most_threads(n_cores: int) -> int:
+    """How many threads a search may use. Where nobody set it, numba counts the cores of the calling thread only."""
+    return MAX_THREADS if "NUMBA_NUM_THREADS" in os.environ else max(MAX_THREADS, n_cores)
+
+
+def _use_cores(cores: set[int]) -> None:
+    """Let the calling thread run on any of ``cores``."""
+    if cores:
+        os.sched_setaffinity(0, cores)
+
+
 def fused_search(
     weights: ModelWeights,
     observations: np.ndarray,
@@ -283,11 +311,12 @@ def fused_search(
         return finite
 
     chunks = bounds[:-1].tolist(), bounds[1:].tolist()
-    n_threads = min(MAX_THREADS, len(bounds) - 1)
+    cores = _cores() if n_chunks > 1 else set()
+    n_threads = min(_most_threads(len(cores)), n_chunks)
     with _one_thread_of_blas(max(map(rows_together, np.diff(bounds).tolist()), default=0)):
         if n_threads > 1:
             # Threads of Python: the compiled search holds no lock, and BLAS must not be called from numba's own ones.
-            with ThreadPoolExecutor(n_threads) as pool:
+            with ThreadPoolExecutor(n_threads, initializer=_use_cores, initargs=(cores,)) as pool:
                 finite = list(pool.map(search_chunk, *chunks))
         else:
             finite = list(map(search_chunk, *chunks))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -289,12 +292,53 @@ def test_threads_change_nothing(n, monkeypatch):
     planner = Planner(6, 4, 0.97)
     observations = {"observation": th.from_numpy(np.random.default_rng(0).uniform(-1, 1, (n, 3)).astype(np.float32))}
     noise = planner.draw_noise(model, n, np.random.default_rng(1))
-    monkeypatch.setattr(fused_planning, "MAX_THREADS", 1)
+    monkeypatch.setattr(fused_planning, "_most_threads", lambda n_cores: 1)
     serial = planner.plan(model, observations, noise, explore=True)
-    monkeypatch.setattr(fused_planning, "MAX_THREADS", 2)
+    monkeypatch.setattr(fused_planning, "_most_threads", lambda n_cores: 2)
     parallel = planner.plan(model, observations, noise, explore=True)
     for ours, theirs in zip(parallel, serial, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def cores_of_threads() -> tuple[int, set[frozenset[int]]]:
+    """How many cores a search of two chunks counts, and those that the threads of its chunks may run on."""
+    model, planner = tiny_network(CONTINUOUS), Planner(6, 4, 0.97)
+    seen, counted, most_threads = set(), [], fused_planning._most_threads
+
+    def search_chunk(*arguments):
+        seen.add(frozenset(os.sched_getaffinity(0)))
+        return True
+
+    def count(n_cores):
+        counted.append(n_cores)
+        return most_threads(n_cores)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("NUMBA_NUM_THREADS", raising=False)
+        patch.setattr(fused_planning, "_search_chunk", search_chunk)
+        patch.setattr(fused_planning, "read_roots", lambda tree, constants, result: result.selected.fill(0))
+        patch.setattr(fused_planning, "_most_threads", count)
+        noise = planner.draw_noise(model, 2 * MIN_HALF, np.random.default_rng(0))
+        planner.plan(model, {"observation": th.zeros(2 * MIN_HALF, 3)}, noise, explore=True)
+    return counted[0], seen
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="only Linux says which cores a thread may use")
+def test_chunks_do_not_share_the_core_that_the_caller_is_bound_to():
+    """OMP_PROC_BIND binds the thread that loads torch to one core, and threads that it starts inherit that."""
+    cores = os.sched_getaffinity(0)
+    if len(cores) < 2:
+        pytest.skip("one core")
+    stop = threading.Event()
+    bystander = threading.Thread(target=stop.wait)  # like OpenMP's other threads, it keeps the other cores
+    bystander.start()
+    try:
+        os.sched_setaffinity(0, {min(cores)})
+        assert cores_of_threads() == (len(cores), {frozenset(cores)})
+    finally:
+        os.sched_setaffinity(0, cores)
+        stop.set()
+        bystander.join()
 
 
 @pytest.mark.parametrize(("n", "inside"), [(1, 2), (40, 1)])
