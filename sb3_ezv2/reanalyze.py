@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_ezv2.networks.model import EfficientZeroModel, ImageModel
 from sb3_ezv2.planning import Planner
 from sb3_ezv2.replay_buffer import TrajectoryReplayBuffer
-from sb3_ezv2.targets import loss_masks, n_step_returns, uses_td, value_prefixes
+from sb3_ezv2.targets import MultiStepReturns, loss_masks, n_step_returns, uses_td, value_prefixes
 from sb3_ezv2.tensors import to_tensors
 from sb3_ezv2.type_aliases import Plan, PolicyTargets, TrainingTargets, TrajectoryBatch
 
@@ -137,31 +137,15 @@ class Reanalyzer:
         search_values, policies = self._search_targets(
             batch, buffer, target_model, version, masks.policies > 0, rng, env
         )
-        td = uses_td(batch.ages, *rule)
+        td_steps = batch.rewards.shape[1] - unroll
+        returns = n_step_returns(batch.rewards, batch.n_ahead, batch.terminated, self.planner.discount, td_steps)
+        td = uses_td(batch.ages, returns.discounts, *rule)
         return TrainingTargets(
             rewards=rewards if prefix is None else value_prefixes(rewards, prefix.horizon),
-            values=np.where(td, self._td_values(batch, buffer, model, td, env), search_values),
+            values=np.where(td, td_values(batch, returns, td, buffer, model, env), search_values),
             policies=policies,
             masks=masks,
         )
-
-    def _td_values(
-        self,
-        batch: TrajectoryBatch,
-        buffer: TrajectoryReplayBuffer,
-        model: EfficientZeroModel,
-        needed: np.ndarray,
-        env: VecNormalize | None,
-    ) -> np.ndarray:
-        """Multi-step targets ``[batch, unroll + 1]`` of the states in ``needed``; elsewhere without the bootstrap."""
-        td_steps = batch.rewards.shape[1] - batch.actions.shape[1]
-        returns, bootstrap, discounts = n_step_returns(
-            batch.rewards, batch.n_ahead, batch.terminated, self.planner.discount, td_steps
-        )
-        if needed.any():
-            slots, inverse = np.unique(np.take_along_axis(batch.slots, bootstrap, axis=1)[needed], return_inverse=True)
-            returns[needed] += discounts[needed] * stored_values(model, buffer, slots, env)[inverse]
-        return returns
 
     def _search_targets(
         self,
@@ -238,6 +222,24 @@ def stored_values(
         for chunk in in_chunks(model, slots)
     ]
     return np.concatenate(values)
+
+
+def td_values(
+    batch: TrajectoryBatch,
+    returns: MultiStepReturns,
+    needed: np.ndarray,
+    buffer: TrajectoryReplayBuffer,
+    model: EfficientZeroModel,
+    env: VecNormalize | None,
+) -> np.ndarray:
+    """Multi-step targets ``[batch, unroll + 1]`` of the states in ``needed``; elsewhere without the bootstrap."""
+    values = returns.sums.copy()
+    needed = needed & (returns.discounts > 0.0)
+    if needed.any():
+        slots = np.take_along_axis(batch.slots, returns.bootstrap, axis=1)[needed]
+        slots, inverse = np.unique(slots, return_inverse=True)
+        values[needed] += returns.discounts[needed] * stored_values(model, buffer, slots, env)[inverse]
+    return values
 
 
 @th.no_grad()

@@ -3,17 +3,27 @@
 Index ``j`` runs over the ``unroll + 1`` states of a sample, index 0 being the sampled position.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from sb3_ezv2.type_aliases import Masks
 
 
+class MultiStepReturns(NamedTuple):
+    """``target_j = sums_j + discounts_j * v(state bootstrap_j)``, each ``[batch, unroll + 1]``."""
+
+    sums: np.ndarray  # float32
+    bootstrap: np.ndarray  # int64, index in the chain
+    discounts: np.ndarray  # float32, 0 where the sum is all there is
+
+
 def n_step_returns(
     rewards: np.ndarray, n_ahead: np.ndarray, terminated: np.ndarray, discount: float, td_steps: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> MultiStepReturns:
     """Discounted sums of up to ``td_steps`` rewards and where to bootstrap (EfficientZero V2, section 4.2).
 
-    ``target_j = returns_j + discounts_j * v(state_{j + steps_j})``, with fewer steps at the end of an episode and a
+    ``target_j = sums_j + discounts_j * v(state_{j + steps_j})``, with fewer steps at the end of an episode and a
     discount of zero if that end is terminal.
 
     :param rewards: ``[batch, unroll + td_steps]``, zero past the end
@@ -21,31 +31,34 @@ def n_step_returns(
     :param terminated: whether the state after ``n_ahead`` transitions is terminal ``[batch]``
     :param discount: of one step
     :param td_steps: at least 1
-    :return: returns, index of the bootstrap state in the chain, its discount, each ``[batch, unroll + 1]``
+    :return: of every state
     """
     unroll = rewards.shape[1] - td_steps
     positions = np.arange(unroll + 1)
     steps = np.clip(n_ahead[:, None] - positions, 0, td_steps)
     windows = np.lib.stride_tricks.sliding_window_view(rewards, td_steps, axis=1)
     powers = discount ** np.arange(td_steps)
-    returns = (windows * powers).sum(axis=-1)
+    sums = (windows * powers).sum(axis=-1)
     bootstrap = np.minimum(positions + steps, n_ahead[:, None])
     at_the_end = bootstrap == n_ahead[:, None]
     discounts = np.where(at_the_end & terminated[:, None], 0.0, discount**steps)
-    return returns.astype(np.float32), bootstrap, discounts.astype(np.float32)
+    return MultiStepReturns(sums.astype(np.float32), bootstrap, discounts.astype(np.float32))
 
 
-def uses_td(ages: np.ndarray, td_phase: bool, fresh: float) -> np.ndarray:
+def uses_td(ages: np.ndarray, discounts: np.ndarray, td_phase: bool, fresh: float) -> np.ndarray:
     """Which states take the multi-step return in the mixed value target (EfficientZero V2, section 4.3).
 
-    The others take the value of the search.
+    The others take the value of the search. Where the end of the episode lies within the return, that is what happened
+    and holds no estimate; these states take it at any age, because a search that does not foresee a rare end would
+    confirm its own error.
 
     :param ages: observations stored since each state ``[batch, unroll + 1]``
+    :param discounts: of the values that the multi-step returns bootstrap from ``[batch, unroll + 1]``
     :param td_phase: whether fewer than T1 updates have been made; then all states do
     :param fresh: T2, the age up to which a state does at any time
     :return: ``[batch, unroll + 1]`` bool
     """
-    return (ages <= fresh) | td_phase
+    return (ages <= fresh) | (discounts == 0.0) | td_phase
 
 
 def value_prefixes(rewards: np.ndarray, horizon: int) -> np.ndarray:

@@ -188,6 +188,15 @@ def test_a_reward_is_learnt_for_every_transition_that_was_seen():
 
 def test_returns_are_used_in_the_td_phase_and_for_fresh_states():
     ages = np.array([[1, 5, 6], [100, 4, 7]])
-    assert uses_td(ages, td_phase=True, fresh=0).all()
-    np.testing.assert_array_equal(uses_td(ages, td_phase=False, fresh=5.0), [[True, True, False], [False, True, False]])
-    assert not uses_td(ages, td_phase=False, fresh=0).any()
+    bootstrapped = np.full(ages.shape, 0.9)
+    assert uses_td(ages, bootstrapped, td_phase=True, fresh=0).all()
+    fresh = uses_td(ages, bootstrapped, td_phase=False, fresh=5.0)
+    np.testing.assert_array_equal(fresh, [[True, True, False], [False, True, False]])
+    assert not uses_td(ages, bootstrapped, td_phase=False, fresh=0).any()
+
+
+def test_returns_that_reach_a_terminal_end_are_used_at_any_age():
+    """Terminal after five transitions, three-step returns: those of the states 2, 3, 4 and of the end reach it."""
+    returns = n_step_returns(np.ones((2, 8), np.float32), np.array([5, 5]), np.array([True, False]), 0.9, 3)
+    old = uses_td(np.full((2, 6), 10_000), returns.discounts, td_phase=False, fresh=5.0)
+    np.testing.assert_array_equal(old, [[False, False, True, True, True, True], [False] * 6])
