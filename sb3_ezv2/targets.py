@@ -10,6 +10,10 @@ import numpy as np
 from sb3_ezv2.type_aliases import Masks
 
 
+SOON = 5
+"""Transitions before a terminal end in which the multi-step return is the value target at any age."""
+
+
 class MultiStepReturns(NamedTuple):
     """``target_j = sums_j + discounts_j * v(state bootstrap_j)``, each ``[batch, unroll + 1]``."""
 
@@ -45,20 +49,30 @@ def n_step_returns(
     return MultiStepReturns(sums.astype(np.float32), bootstrap, discounts.astype(np.float32))
 
 
-def uses_td(ages: np.ndarray, discounts: np.ndarray, td_phase: bool, fresh: float) -> np.ndarray:
+def ends_soon(discounts: np.ndarray, n_ahead: np.ndarray) -> np.ndarray:
+    """Which states have a terminal end at most :data:`SOON` transitions ahead that their multi-step return reaches.
+
+    :param discounts: of the values that the multi-step returns bootstrap from ``[batch, unroll + 1]``
+    :param n_ahead: transitions that follow position 0 ``[batch]``
+    :return: ``[batch, unroll + 1]`` bool
+    """
+    return (discounts == 0.0) & (n_ahead[:, None] - np.arange(discounts.shape[1]) <= SOON)
+
+
+def uses_td(ages: np.ndarray, end_soon: np.ndarray, td_phase: bool, fresh: float) -> np.ndarray:
     """Which states take the multi-step return in the mixed value target (EfficientZero V2, section 4.3).
 
-    The others take the value of the search. Where the end of the episode lies within the return, that is what happened
-    and holds no estimate; these states take it at any age, because a search that does not foresee a rare end would
-    confirm its own error.
+    The others take the value of the search. Shortly before a terminal end the return is what happened and holds no
+    estimate, and little of it depends on later actions; these states take it at any age, because a search that does not
+    foresee a rare end would confirm its own error.
 
     :param ages: observations stored since each state ``[batch, unroll + 1]``
-    :param discounts: of the values that the multi-step returns bootstrap from ``[batch, unroll + 1]``
+    :param end_soon: from :func:`ends_soon` ``[batch, unroll + 1]``
     :param td_phase: whether fewer than T1 updates have been made; then all states do
     :param fresh: T2, the age up to which a state does at any time
     :return: ``[batch, unroll + 1]`` bool
     """
-    return (ages <= fresh) | (discounts == 0.0) | td_phase
+    return (ages <= fresh) | end_soon | td_phase
 
 
 def value_prefixes(rewards: np.ndarray, horizon: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from sb3_ezv2 import TrajectoryReplayBuffer, reanalyze
 from sb3_ezv2.networks.model import EfficientZeroModel
 from sb3_ezv2.planning import Noise, Planner
 from sb3_ezv2.reanalyze import MixedValueRule, Reanalyzer, bellman_errors
+from sb3_ezv2.targets import SOON
 from sb3_ezv2.type_aliases import TrainingTargets, TrajectoryBatch
 from tests.tiny import CONTINUOUS, DISCRETE, ONE_DIMENSION, tiny_network
 
@@ -89,7 +90,8 @@ class Setting:
 
 
 def reaches_the_end(batch: TrajectoryBatch) -> np.ndarray:
-    """Which states have a terminal end of their episode at most ``TD_STEPS`` transitions ahead."""
+    """Which states have a terminal end of their episode at most ``TD_STEPS <= SOON`` transitions ahead."""
+    assert TD_STEPS <= SOON
     return (np.arange(UNROLL + 1) + TD_STEPS >= batch.n_ahead[:, None]) & batch.terminated[:, None]
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sb3_ezv2.targets import loss_masks, n_step_returns, uses_td
+from sb3_ezv2.targets import SOON, ends_soon, loss_masks, n_step_returns, uses_td
 
 
 def targets_of(rewards, values, n_ahead, terminated, discount, td_steps):
@@ -188,15 +188,19 @@ def test_a_reward_is_learnt_for_every_transition_that_was_seen():
 
 def test_returns_are_used_in_the_td_phase_and_for_fresh_states():
     ages = np.array([[1, 5, 6], [100, 4, 7]])
-    bootstrapped = np.full(ages.shape, 0.9)
-    assert uses_td(ages, bootstrapped, td_phase=True, fresh=0).all()
-    fresh = uses_td(ages, bootstrapped, td_phase=False, fresh=5.0)
+    far = np.zeros(ages.shape, bool)
+    assert uses_td(ages, far, td_phase=True, fresh=0).all()
+    fresh = uses_td(ages, far, td_phase=False, fresh=5.0)
     np.testing.assert_array_equal(fresh, [[True, True, False], [False, True, False]])
-    assert not uses_td(ages, bootstrapped, td_phase=False, fresh=0).any()
+    assert not uses_td(ages, far, td_phase=False, fresh=0).any()
+    np.testing.assert_array_equal(uses_td(ages, ages == 100, td_phase=False, fresh=0), ages == 100)
 
 
-def test_returns_that_reach_a_terminal_end_are_used_at_any_age():
-    """Terminal after five transitions, three-step returns: those of the states 2, 3, 4 and of the end reach it."""
-    returns = n_step_returns(np.ones((2, 8), np.float32), np.array([5, 5]), np.array([True, False]), 0.9, 3)
-    old = uses_td(np.full((2, 6), 10_000), returns.discounts, td_phase=False, fresh=5.0)
-    np.testing.assert_array_equal(old, [[False, False, True, True, True, True], [False] * 6])
+@pytest.mark.parametrize(("td_steps", "first"), [(3, 3), (SOON + 2, 1)])
+def test_which_states_end_soon(td_steps, first):
+    """A terminal end after SOON + 1 transitions, within the return from ``first`` positions before it on; a time limit."""
+    unroll = SOON + 1
+    rewards, n_ahead = np.ones((2, unroll + td_steps), np.float32), np.array([unroll, unroll])
+    returns = n_step_returns(rewards, n_ahead, np.array([True, False]), 0.9, td_steps)
+    expected = np.arange(unroll + 1) >= first
+    np.testing.assert_array_equal(ends_soon(returns.discounts, n_ahead), [expected, np.zeros_like(expected)])
