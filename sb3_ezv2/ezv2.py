@@ -68,8 +68,8 @@ class EfficientZeroV2(ReplayAlgorithm):
     :param td_steps: rewards in the multi-step value target; ``None`` for 10 with discrete actions and 5 with others
     :param td_phase: T1 of the mixed value target: until then it is the multi-step return everywhere. A number of
         updates (``int``) or a fraction of the run (``float``)
-    :param td_fresh: T2 of the mixed value target: the newest states keep the multi-step return, and at any age those
-        whose return reaches a terminal end. A number of observations (``int``) or a fraction of the run (``float``)
+    :param td_fresh: T2 of the mixed value target: the newest states keep the multi-step return, and at any age the last
+        few before a terminal end. A number of observations (``int``) or a fraction of the run (``float``)
     :param target_update_interval: updates between two copies of the average to the target network
     :param priority_beta: exponent of the importance weights
     :param reward_coef: weight of the reward loss

@@ -9,7 +9,6 @@ import numpy as np
 
 from sb3_ezv2.type_aliases import Masks
 
-
 SOON = 5
 """Transitions before a terminal end in which the multi-step return is the value target at any age."""
 

@@ -198,7 +198,7 @@ def test_returns_are_used_in_the_td_phase_and_for_fresh_states():
 
 @pytest.mark.parametrize(("td_steps", "first"), [(3, 3), (SOON + 2, 1)])
 def test_which_states_end_soon(td_steps, first):
-    """A terminal end after SOON + 1 transitions, within the return from ``first`` positions before it on; a time limit."""
+    """An end after SOON + 1 transitions: terminal, within the return from position ``first`` on, or a time limit."""
     unroll = SOON + 1
     rewards, n_ahead = np.ones((2, unroll + td_steps), np.float32), np.array([unroll, unroll])
     returns = n_step_returns(rewards, n_ahead, np.array([True, False]), 0.9, td_steps)
