@@ -37,7 +37,9 @@ def normaliser(root: np.void, constants: Constants) -> Normaliser:
     :param root: a :data:`~sb3_ezv2.search.tree.ROOT`
     :param constants: of the search
     """
-    magnitude = root["largest"] if root["largest"] > -root["smallest"] else -root["smallest"]
+    magnitude = 0.0  # also while nothing has been seen, when the bounds are infinite
+    magnitude = root["largest"] if root["largest"] > magnitude else magnitude
+    magnitude = -root["smallest"] if -root["smallest"] > magnitude else magnitude
     least = constants.min_value_share * magnitude
     least = least if least > constants.min_value_range else constants.min_value_range
     spread = root["largest"] - root["smallest"]
