@@ -14,7 +14,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from sb3_ezv2 import EfficientZeroV2
 
 ENV_ID = "CartPole-v1"
-TOTAL_TIMESTEPS = 2_500
+TOTAL_TIMESTEPS = 3_500
 EVAL_EVERY = 500
 N_EVAL_EPISODES = 20
 BEST_RETURN = 500
