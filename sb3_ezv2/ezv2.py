@@ -56,7 +56,8 @@ class EfficientZeroV2(ReplayAlgorithm):
     :param replay_buffer_kwargs: its further arguments, for example ``{"alpha": 0.6}``; ``n_stack`` is that of a
         ``VecFrameStack`` around the environments unless given here
     :param random_repeat: steps that each random action before ``learning_starts`` is held for. Independent actions
-        cancel each other; held ones reach states that lie far away, such as the goal of MountainCar
+        cancel each other; held ones, which are at the bounds where actions are continuous, reach states that lie far
+        away, such as the goal of MountainCar
     :param n_simulations: model calls per search
     :param n_candidates: actions sampled at the root of a search; ``Discrete`` always has all of them. The prior over
         sampled actions is uniform, so those beyond ``n_considered`` are never visited
@@ -319,7 +320,8 @@ class EfficientZeroV2(ReplayAlgorithm):
         """Actions counted from 0 or scaled to [-1, 1]: random ones first, then those of an exploring search."""
         if self.num_timesteps < self.learning_starts:
             if self._random_actions is None or self.num_timesteps // n_envs % self.random_repeat == 0:
-                self._random_actions = random_actions(self.action_space, (n_envs,), self.rng)
+                held = self.random_repeat > 1
+                self._random_actions = random_actions(self.action_space, (n_envs,), self.rng, extreme=held)
             return self._random_actions
         assert self._last_obs is not None
         tensors, _ = self.policy.obs_to_tensor(self._last_obs)

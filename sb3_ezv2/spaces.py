@@ -20,11 +20,17 @@ def named_arrays(observations: np.ndarray | dict[str, np.ndarray]) -> Observatio
     return observations if isinstance(observations, dict) else {"observation": observations}
 
 
-def random_actions(space: spaces.Space, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Uniformly random actions ``[*shape]`` counted from 0, or ``[*shape, action_dim]`` in [-1, 1]."""
+def random_actions(
+    space: spaces.Space, shape: tuple[int, ...], rng: np.random.Generator, extreme: bool = False
+) -> np.ndarray:
+    """Uniformly random actions ``[*shape]`` counted from 0, or ``[*shape, action_dim]`` in [-1, 1].
+
+    :param extreme: only -1 and 1, where actions are continuous
+    """
     if isinstance(space, spaces.Discrete):
         return rng.integers(space.n, size=shape)
-    return rng.uniform(-1.0, 1.0, (*shape, get_action_dim(space))).astype(np.float32)
+    actions = rng.uniform(-1.0, 1.0, (*shape, get_action_dim(space))).astype(np.float32)
+    return np.copysign(np.float32(1.0), actions) if extreme else actions
 
 
 def check_action_space(space: spaces.Space) -> None:
