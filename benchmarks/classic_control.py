@@ -39,7 +39,7 @@ TASKS = {
     "Acrobot-v1": Task(-100, {"dqn": 2_000, "ppo": 10_000}, 1_000),
     "Pendulum-v1": Task(-200, {"ppo": 2_000, "sac": 500, "tqc": 500}, 500),
     "MountainCar-v0": Task(-110, {"dqn": 2_000, "ppo": 10_000}, 2_000),
-    "MountainCarContinuous-v0": Task(90, {"ppo": 1_000, "sac": 1_000, "tqc": 1_000}, 1_000),
+    "MountainCarContinuous-v0": Task(90, {"ppo": 1_000, "sac": 1_000, "tqc": 1_000}, 250),
 }
 
 
