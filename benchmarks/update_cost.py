@@ -4,7 +4,8 @@
 take turns on walker walk, and on Breakout's images: ``update`` is ``EfficientZeroV2.train`` with a batch and targets
 that lie ready, so without sampling and reanalysis, but with augmentation; ``bare`` is the loss, its gradient and the
 optimiser's step alone; ``mixed`` is the same with mixed precision; ``every step`` is the bare update in the obvious
-order, which evaluates all heads and projections at every unrolled step. One thread.
+order, which evaluates all heads and projections at every unrolled step. One thread. The floating point operations of an
+update are counted, too: how many searched states they equal is what bounds the share of reanalysis in a run.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import torch as th
 import torch.nn.functional as F
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.records import RESULTS, new_record, write_record
 from benchmarks.search_cost import PROPRIO_NETWORK, take_turns
@@ -101,8 +103,8 @@ def collected(setting: Setting) -> EfficientZeroV2:
     return model
 
 
-def measure(setting: Setting, seconds: float) -> dict[str, dict[str, float]]:
-    """Milliseconds of the three kinds of update."""
+def measure(setting: Setting, seconds: float) -> tuple[dict[str, dict[str, float]], int]:
+    """Milliseconds of the four kinds of update, and floating point operations of one."""
     model = collected(setting)
     policy = model.policy
     batch = model.replay_buffer.sample(0, 0, 0, 0.0, model.rng)
@@ -129,7 +131,7 @@ def measure(setting: Setting, seconds: float) -> dict[str, dict[str, float]]:
         total.backward()
         policy.optimizer.step()
 
-    return take_turns(
+    times = take_turns(
         {
             "update": lambda: model.train(1),
             "bare": lambda: step(lambda: unroll_loss(policy.model, tensors, coefficients).total),
@@ -138,6 +140,9 @@ def measure(setting: Setting, seconds: float) -> dict[str, dict[str, float]]:
         },
         seconds,
     )
+    with FlopCounterMode(display=False) as counter:
+        model.train(1)
+    return times, counter.get_total_flops()
 
 
 def main() -> None:
@@ -151,15 +156,17 @@ def main() -> None:
         "updates": [],
     }
     th.set_num_threads(1)
-    print(f"{'ms (min)':<36} update     bare    mixed  every step  update/bare  every step/bare  every step/mixed")
+    print(
+        f"{'ms (min)':<36} update     bare    mixed  every step  update/bare  every step/bare  every step/mixed   FLOPs"
+    )
     for name, setting in SETTINGS.items():
-        found = measure(setting, arguments.seconds)
+        found, flops = measure(setting, arguments.seconds)
         update, bare, mixed, every_step = (found[kind]["min"] for kind in ("update", "bare", "mixed", "every step"))
         ratios = {"over_bare": update / bare, "saving": every_step / bare, "saving_mixed": every_step / mixed}
-        record["updates"].append({"setting": name, "milliseconds": found, **ratios})
+        record["updates"].append({"setting": name, "milliseconds": found, "flops": flops, **ratios})
         print(
             f"{name:<34} {update:>8.2f} {bare:>8.2f} {mixed:>8.2f} {every_step:>11.2f} {update / bare:>12.2f} "
-            f"{every_step / bare:>16.2f} {every_step / mixed:>17.2f}",
+            f"{every_step / bare:>16.2f} {every_step / mixed:>17.2f} {flops:>7.1e}",
             flush=True,
         )
     write_record(arguments.out, record)
