@@ -35,7 +35,7 @@ class Task(NamedTuple):
 
 
 TASKS = {
-    "CartPole-v1": Task(475, {"dqn": 1_000, "ppo": 2_000}, 250),
+    "CartPole-v1": Task(475, {"dqn": 1_000, "ppo": 2_000}, 125),
     "Acrobot-v1": Task(-100, {"dqn": 2_000, "ppo": 10_000}, 1_000),
     "Pendulum-v1": Task(-200, {"ppo": 2_000, "sac": 500, "tqc": 500}, 125),
     "MountainCar-v0": Task(-110, {"dqn": 2_000, "ppo": 10_000}, 2_000),
