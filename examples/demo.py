@@ -14,8 +14,8 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from sb3_ezv2 import EfficientZeroV2
 
 ENV_ID = "CartPole-v1"
-TOTAL_TIMESTEPS = 3_500
-EVAL_EVERY = 500
+TOTAL_TIMESTEPS = 1_500
+EVAL_EVERY = 250
 N_EVAL_EPISODES = 20
 BEST_RETURN = 500
 FOLDER = Path("demo")
@@ -50,7 +50,8 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     # One environment per evaluation episode: their searches run side by side, in one batch.
     eval_env = make_vec_env(ENV_ID, n_envs=N_EVAL_EPISODES, seed=1_000)
-    model = EfficientZeroV2("MlpPolicy", ENV_ID, verbose=0, seed=0)
+    # Four updates for every step, as in hyperparams/ezv2.yml: fewer steps are enough.
+    model = EfficientZeroV2("MlpPolicy", ENV_ID, gradient_steps=4, td_fresh=100, verbose=0, seed=0)
 
     before, _ = evaluate_policy(model, eval_env, n_eval_episodes=N_EVAL_EPISODES, deterministic=True)
     print(f"mean return over {N_EVAL_EPISODES} episodes before training: {before:.1f}")
