@@ -37,6 +37,7 @@ def two_hot(x: th.Tensor, low: float, high: float, n_bins: int) -> th.Tensor:
     :return: probabilities ``[..., n_bins]``, at most two of them positive
     """
     position = (x.clamp(low, high) - low) * ((n_bins - 1) / (high - low))
+    position = position.clamp(max=n_bins - 1)  # rounding may put the last point behind itself
     lower = position.floor().clamp(0, n_bins - 2)
     upper_weight = (position - lower).unsqueeze(-1)
     lower_index = lower.long().unsqueeze(-1)
