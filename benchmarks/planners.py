@@ -4,6 +4,8 @@ The other two are networks without training, of the sizes in their papers for ve
 the arithmetic of acting, which does not depend on the weights. A multiplication and an addition count as two.
 """
 
+from collections.abc import Callable
+
 import torch as th
 from gymnasium import spaces
 from torch import nn
@@ -23,9 +25,10 @@ def _mlp(*sizes: int) -> nn.Sequential:
     return nn.Sequential(*(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)))
 
 
-def _counted(function: object, *arguments: th.Tensor) -> int:
-    with th.no_grad(), FlopCounterMode(display=False) as counter:
-        function(*arguments)  # type: ignore[operator]
+def counted(function: Callable[..., object], *arguments: th.Tensor) -> int:
+    """Floating point operations of a call."""
+    with FlopCounterMode(display=False) as counter:
+        function(*arguments)
     return counter.get_total_flops()
 
 
@@ -36,8 +39,8 @@ def ours(observation_dim: int, action_dim: int, n_simulations: int, network: dic
     observation = {"observation": th.zeros(1, observation_dim)}
     with th.no_grad():
         latents = model.initial_inference(observation).latents
-    root = _counted(lambda: model.initial_inference(observation))
-    return root + n_simulations * _counted(lambda: model.recurrent_inference(latents, th.zeros(1, action_dim)))
+    root = counted(lambda: model.initial_inference(observation))
+    return root + n_simulations * counted(lambda: model.recurrent_inference(latents, th.zeros(1, action_dim)))
 
 
 def td_mpc2(observation_dim: int, action_dim: int) -> int:
@@ -47,11 +50,11 @@ def td_mpc2(observation_dim: int, action_dim: int) -> int:
     dynamics, reward = _mlp(both, HIDDEN, HIDDEN, LATENT), _mlp(both, HIDDEN, HIDDEN, N_BINS)
     critic, policy = _mlp(both, HIDDEN, HIDDEN, N_BINS), _mlp(LATENT, HIDDEN, HIDDEN, 2 * action_dim)
     latents, joint = th.zeros(N_SAMPLES, LATENT), th.zeros(N_SAMPLES, both)
-    step = _counted(dynamics, joint) + _counted(reward, joint)
-    last = _counted(policy, latents) + N_CRITICS_USED * _counted(critic, joint)
+    step = counted(dynamics, joint) + counted(reward, joint)
+    last = counted(policy, latents) + N_CRITICS_USED * counted(critic, joint)
     few = N_POLICY_SAMPLES / N_SAMPLES
-    proposals = HORIZON * (few * _counted(policy, latents) + few * _counted(dynamics, joint))
-    return int(_counted(encoder, th.zeros(1, observation_dim)) + proposals + N_ITERATIONS * (HORIZON * step + last))
+    proposals = HORIZON * (few * counted(policy, latents) + few * counted(dynamics, joint))
+    return int(counted(encoder, th.zeros(1, observation_dim)) + proposals + N_ITERATIONS * (HORIZON * step + last))
 
 
 def dreamer(observation_dim: int, action_dim: int, n_samples: int) -> int:
@@ -71,13 +74,13 @@ def dreamer(observation_dim: int, action_dim: int, n_samples: int) -> int:
         inputs, features = th.zeros(n, STOCHASTIC + action_dim), th.zeros(n, DETERMINISTIC + STOCHASTIC)
         gates = 2 * 3 * DETERMINISTIC * (UNITS + DETERMINISTIC) * n
         assert sum(p.numel() for p in cell.parameters() if p.ndim == 2) * 2 * n == gates
-        return _counted(embed, inputs) + gates + _counted(actor, features)
+        return counted(embed, inputs) + gates + counted(actor, features)
 
-    acting = _counted(encoder, th.zeros(1, observation_dim)) + state(1)
-    acting += _counted(posterior, th.zeros(1, DETERMINISTIC + UNITS))
+    acting = counted(encoder, th.zeros(1, observation_dim)) + state(1)
+    acting += counted(posterior, th.zeros(1, DETERMINISTIC + UNITS))
     if n_samples == 0:
         return acting
-    imagined = state(n_samples) + _counted(prior, th.zeros(n_samples, DETERMINISTIC))
-    imagined += _counted(head, th.zeros(n_samples, DETERMINISTIC + STOCHASTIC))
-    value = _counted(head, th.zeros(n_samples, DETERMINISTIC + STOCHASTIC))
+    imagined = state(n_samples) + counted(prior, th.zeros(n_samples, DETERMINISTIC))
+    imagined += counted(head, th.zeros(n_samples, DETERMINISTIC + STOCHASTIC))
+    value = counted(head, th.zeros(n_samples, DETERMINISTIC + STOCHASTIC))
     return acting + DREAMER_HORIZON * imagined + value

@@ -17,8 +17,8 @@ import torch as th
 import torch.nn.functional as F
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.planners import counted
 from benchmarks.records import RESULTS, new_record, write_record
 from benchmarks.search_cost import PROPRIO_NETWORK, take_turns
 from benchmarks.tasks import SMALL_IMAGE_NETWORK, TASKS
@@ -140,9 +140,7 @@ def measure(setting: Setting, seconds: float) -> tuple[dict[str, dict[str, float
         },
         seconds,
     )
-    with FlopCounterMode(display=False) as counter:
-        model.train(1)
-    return times, counter.get_total_flops()
+    return times, counted(lambda: model.train(1))
 
 
 def main() -> None:

@@ -48,12 +48,11 @@ def plans(model: EfficientZeroModel, observations: dict[str, th.Tensor], explore
 
 def assert_same_plans(here: Plan, there: Plan) -> None:
     """Equal up to rounding, in all but the few states where rounding decides between equal candidates."""
-    states = len(here.visit_counts)
     for name, ours, theirs in zip(Plan._fields, here, there, strict=True):
         assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype), name
     same = (here.visit_counts == there.visit_counts).all(axis=1)
     same &= np.isclose(here.root_values, there.root_values, rtol=1e-4, atol=1e-4)  # the same below the root, too
-    assert (~same).sum() <= max(1, 0.03 * states)  # which ones, and whether any, depends on the processor
+    assert same.mean() > 0.97
     for name, ours, theirs in zip(Plan._fields, here, there, strict=True):
         np.testing.assert_allclose(ours[same], theirs[same], rtol=1e-4, atol=1e-4, err_msg=name)
 
@@ -62,8 +61,10 @@ def assert_same_plans(here: Plan, there: Plan) -> None:
 @pytest.mark.parametrize("explore", [True, False])
 def test_plans_for_vectors(action_space, explore, monkeypatch):
     model = tiny_network(action_space, reward_scale=10.0)
-    both = [plans(model, observations_of(n, seed=n), explore, monkeypatch) for n in (1, 2, 3, 100, 5)]
-    assert_same_plans(*(Plan(*map(np.concatenate, zip(*found, strict=True))) for found in zip(*both, strict=True)))
+    pairs = [plans(model, observations_of(n, seed=n), explore, monkeypatch) for n in (1, 2, 3, 100, 5)]
+    # Together, because rounding may decide in a single state, and in which one depends on the processor.
+    here, there = (Plan(*map(np.concatenate, zip(*found, strict=True))) for found in zip(*pairs, strict=True))
+    assert_same_plans(here, there)
     assert {key[0] for key in device_planning._SEARCHES[model]} == {2, 4, 8, 128}
 
 
