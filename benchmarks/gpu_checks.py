@@ -90,7 +90,7 @@ def update_equality(device: th.device, batch_size: int) -> dict[str, float]:
     models[0].train(20)
     models[1]._update_learning_rate(models[1].policy.optimizer)
     models[1]._refresh_target()
-    updater = models[1].updater = Updater(models[1].policy, Recorder(device))
+    updater = models[1].updater = Updater(models[1].policy.copies, Recorder(device))
     for batch, update_settings in kept:
         updater(batch, update_settings)
     ours, theirs = (th.nn.utils.parameters_to_vector(model.policy.model.parameters()).detach() for model in models)

@@ -223,7 +223,7 @@ class EfficientZeroV2(ReplayAlgorithm):
             **self.policy_kwargs,
         ).to(self.device)
         self.policy.seed_planning(self.seed)
-        self.updater = Updater(self.policy)
+        self.updater = Updater(self.policy.copies)
         head = self.policy.model.action_head
         self.reanalyzer = Reanalyzer(self.policy.planner, self.action_space, head.n_targets, self.use_target_cache)
         frequency, unit = self.train_freq if isinstance(self.train_freq, tuple) else (self.train_freq, "step")
@@ -387,7 +387,7 @@ class EfficientZeroV2(ReplayAlgorithm):
         self.statistics.set_observations(*trained)
         if self.target_version == 0:
             self.statistics.set_rewards(*trained)
-        policy.update_target()
+        policy.copies.update_target()
         # After the copy: should the scale change, the target model still gives values in the units it was trained in.
         self.statistics.set_rewards(*trained)
         self.target_version += 1

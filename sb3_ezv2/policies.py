@@ -1,7 +1,6 @@
 """The SB3 policies: the world model and its copies, the optimiser, and a search behind every prediction."""
 
 from abc import abstractmethod
-from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from sb3_ezv2.arguments import argument_names, check_known
 from sb3_ezv2.networks.action_heads import ContinuousActionHead, DiscreteActionHead, make_action_head
 from sb3_ezv2.networks.builders import image_model, vector_model
+from sb3_ezv2.networks.copies import ModelCopies
 from sb3_ezv2.networks.model import EfficientZeroModel
 from sb3_ezv2.planning import Planner
 from sb3_ezv2.spaces import MIN_IMAGE_SIZE, image_parts
@@ -22,9 +22,8 @@ from sb3_ezv2.type_aliases import Plan
 class PlanningPolicy(BasePolicy):
     """Base of the policies that plan with a learned model.
 
-    It holds three copies of the model: ``model`` is trained, ``average_model`` is its running average, which acts and
-    which multi-step targets bootstrap from, and ``target_model`` is a copy of the average that stands still between
-    refreshes, so that its searches can be kept.
+    It holds three copies of the model, ``model``, ``average_model`` and ``target_model``, which
+    :class:`~sb3_ezv2.networks.copies.ModelCopies` keeps; the average acts.
 
     A subclass sets ``network_kwargs``, what :meth:`make_model` needs, before it calls this constructor; they are
     arguments of its own constructor.
@@ -80,15 +79,10 @@ class PlanningPolicy(BasePolicy):
                 f"{action_head.n_candidates}; lower it or raise n_candidates"
             )
         self.planner = Planner(n_simulations, n_considered, gamma)
-        self.model = self.make_model(action_head, gamma)
-        self.average_model = deepcopy(self.model).requires_grad_(False).eval()
-        self.target_model = deepcopy(self.average_model)
-        # Lists, because walking through the modules takes a tenth of a small update.
-        self.trained: list[th.Tensor] = list(self.model.parameters())
-        self.averaged: list[th.Tensor] = list(self.average_model.parameters())
-        modules = zip(self.average_model.modules(), self.model.modules(), strict=True)
-        self.with_buffers = [(ours, theirs) for ours, theirs in modules if any(True for _ in theirs.buffers(False))]
-        self.optimizer = optimizer_class(self.trained, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+        model = self.make_model(action_head, gamma)
+        self.copies = ModelCopies(model, optimizer_class, self.optimizer_kwargs, lr_schedule(1))
+        self.model, self.average_model, self.target_model = model, self.copies.average, self.copies.target
+        self.optimizer = self.copies.optimizer
         self.rng = np.random.default_rng()
 
     @abstractmethod
@@ -114,18 +108,6 @@ class PlanningPolicy(BasePolicy):
     def seed_planning(self, seed: int | None) -> None:
         """Restart the random numbers of exploring searches."""
         self.rng = np.random.default_rng(seed)
-
-    def update_average(self, tau: float) -> None:
-        """Move the average model by the share ``tau`` towards the model; statistics of batches are copied."""
-        with th.no_grad():
-            th._foreach_lerp_(self.averaged, self.trained, tau)
-            for ours, theirs in self.with_buffers:
-                for statistic, newest in zip(ours.buffers(False), theirs.buffers(False), strict=True):
-                    statistic.copy_(newest)
-
-    def update_target(self) -> None:
-        """Copy the average model, its statistics included, to the target model."""
-        self.target_model.load_state_dict(self.average_model.state_dict())
 
     def _named_tensors(self, observations: PyTorchObs) -> dict[str, th.Tensor]:
         return observations if isinstance(observations, dict) else {"observation": observations}

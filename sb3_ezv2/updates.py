@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch as th
 
 from sb3_ezv2.losses import LossCoefficients, TensorBatch, unroll_loss
-from sb3_ezv2.policies import PlanningPolicy
+from sb3_ezv2.networks.copies import ModelCopies
 from sb3_ezv2.recording import Recorder
 from sb3_ezv2.tensors import addresses_of
 
@@ -32,30 +32,30 @@ class UpdateSettings(NamedTuple):
     mixed_precision: bool  # whether the networks compute in bfloat16
 
 
-def find_gradient(policy: PlanningPolicy, batch: TensorBatch, settings: UpdateSettings) -> UpdateOutput:
+def find_gradient(copies: ModelCopies, batch: TensorBatch, settings: UpdateSettings) -> UpdateOutput:
     """Put the clipped gradient of the loss where the optimiser finds it.
 
-    :param policy: its model is trained
+    :param copies: its model is trained
     :param batch: with targets, on the model's device
     :param settings: of the update
     """
-    output = unroll_loss(policy.model, batch, settings.coefficients, settings.mixed_precision)
-    policy.optimizer.zero_grad()
+    output = unroll_loss(copies.model, batch, settings.coefficients, settings.mixed_precision)
+    copies.optimizer.zero_grad()
     output.total.backward()
-    grad_norm = th.nn.utils.clip_grad_norm_(policy.trained, settings.max_grad_norm)
+    grad_norm = th.nn.utils.clip_grad_norm_(copies.trained, settings.max_grad_norm)
     return UpdateOutput(output.priorities, {"loss": output.total.detach(), "grad_norm": grad_norm, **output.logs})
 
 
-def follow_gradient(policy: PlanningPolicy, settings: UpdateSettings) -> None:
+def follow_gradient(copies: ModelCopies, settings: UpdateSettings) -> None:
     """Take one optimiser step and move the running average."""
-    policy.optimizer.step()
-    policy.update_average(settings.tau)
+    copies.optimizer.step()
+    copies.update_average(settings.tau)
 
 
-def update(policy: PlanningPolicy, batch: TensorBatch, settings: UpdateSettings) -> UpdateOutput:
+def update(copies: ModelCopies, batch: TensorBatch, settings: UpdateSettings) -> UpdateOutput:
     """One whole update; see :func:`find_gradient` and :func:`follow_gradient`."""
-    output = find_gradient(policy, batch, settings)
-    follow_gradient(policy, settings)
+    output = find_gradient(copies, batch, settings)
+    follow_gradient(copies, settings)
     return output
 
 
@@ -65,49 +65,47 @@ class RecordedUpdate:
     The optimiser's step is recorded too if it can be: of the fused optimisers those that know ``capturable``, such as
     the default Adam. Others step after the recorded part.
 
-    :param policy: its parameters are recorded by their places
+    :param copies: its parameters are recorded by their places
     :param batch: the first one
     :param settings: of the update
-    :param recorder: has run updates of this policy before
+    :param recorder: has run updates of these copies before
     """
 
-    def __init__(
-        self, policy: PlanningPolicy, batch: TensorBatch, settings: UpdateSettings, recorder: Recorder
-    ) -> None:
-        self.policy, self.settings = policy, settings
+    def __init__(self, copies: ModelCopies, batch: TensorBatch, settings: UpdateSettings, recorder: Recorder) -> None:
+        self.copies, self.settings = copies, settings
         observations = {key: part.clone() for key, part in batch.observations.items()}
         self.batch = TensorBatch(observations, *(part.clone() for part in batch[1:]))
-        groups = policy.optimizer.param_groups
+        groups = copies.optimizer.param_groups
         self.steps_too = all(group.get("fused") and "capturable" in group for group in groups)
         self.rates = [batch.weights.new_full((), group["lr"]) for group in groups]
         function = update if self.steps_too else find_gradient
-        with _rates_in_memory(policy.optimizer, self.rates if self.steps_too else []):
-            self.repeat: Callable[[], UpdateOutput] = recorder.capture(lambda: function(policy, self.batch, settings))
+        with _rates_in_memory(copies.optimizer, self.rates if self.steps_too else []):
+            self.repeat: Callable[[], UpdateOutput] = recorder.capture(lambda: function(copies, self.batch, settings))
 
     def __call__(self, batch: TensorBatch) -> UpdateOutput:
         """Update with this batch and the optimiser's present learning rate; the next call overwrites the output."""
         th._foreach_copy_(_parts(self.batch), _parts(batch))
-        for rate, group in zip(self.rates, self.policy.optimizer.param_groups, strict=True):
+        for rate, group in zip(self.rates, self.copies.optimizer.param_groups, strict=True):
             rate.fill_(group["lr"])
         output = self.repeat()
         if not self.steps_too:
-            follow_gradient(self.policy, self.settings)
+            follow_gradient(self.copies, self.settings)
         return output
 
 
 class Updater:
-    """Updates one policy: on a GPU by a recorded update, elsewhere by :func:`update`.
+    """Updates one model: on a GPU by a recorded update, elsewhere by :func:`update`.
 
     Recorded again when the settings, the shapes of the batch or the places of parameters and optimiser state have
     changed, for example after a model was loaded.
 
-    :param policy: to be trained
-    :param recorder: records the updates; ``None`` for one of the GPU that the policy is on, if it is on one
+    :param copies: to be trained
+    :param recorder: records the updates; ``None`` for one of the GPU that the model is on, if it is on one
     """
 
-    def __init__(self, policy: PlanningPolicy, recorder: Recorder | None = None) -> None:
-        self.policy = policy
-        device = policy.model.reward_scale.device
+    def __init__(self, copies: ModelCopies, recorder: Recorder | None = None) -> None:
+        self.copies = copies
+        device = copies.model.reward_scale.device
         self.recorder = Recorder(device) if recorder is None and device.type == "cuda" else recorder
         self.recorded: RecordedUpdate | None = None
         self._key: tuple | None = None
@@ -121,7 +119,7 @@ class Updater:
         :return: to be read before the next call
         """
         if self.recorder is None:
-            return update(self.policy, batch, settings)
+            return update(self.copies, batch, settings)
         key = (settings, *((part.shape, part.dtype) for part in _parts(batch)), *self._places())
         if key != self._key:
             self._key, self._n_alike, self.recorded = key, 0, None
@@ -129,21 +127,21 @@ class Updater:
             # Kernels, libraries and the optimiser's state are set up by updates that count, not by idle ones.
             self._n_alike += 1
             with self.recorder.beside():
-                return update(self.policy, batch, settings)
+                return update(self.copies, batch, settings)
         if self.recorded is None:
             try:
-                self.recorded = RecordedUpdate(self.policy, batch, settings, self.recorder)
+                self.recorded = RecordedUpdate(self.copies, batch, settings, self.recorder)
             except RuntimeError as error:
                 warnings.warn(f"updates are slower because no CUDA graph can be recorded: {error}", stacklevel=2)
                 self.recorder = None
-                return update(self.policy, batch, settings)
+                return update(self.copies, batch, settings)
         return self.recorded(batch)
 
     def _places(self) -> Iterator[int]:
         """Where everything lies that an update changes."""
-        for model in (self.policy.model, self.policy.average_model):
+        for model in (self.copies.model, self.copies.average):
             yield from addresses_of(model)
-        for state in self.policy.optimizer.state.values():
+        for state in self.copies.optimizer.state.values():
             yield from (part.data_ptr() for part in state.values() if isinstance(part, th.Tensor))
 
 

@@ -178,8 +178,8 @@ def test_training_takes_away_what_a_batch_has_in_common_and_the_copies_learn_it(
     before = policy.average_model.represent({"observation": images})
     for _ in range(200):
         of_batch = policy.model.represent({"observation": images})
-        policy.update_average(0.05)
-    policy.update_target()
+        policy.copies.update_average(0.05)
+    policy.copies.update_target()
     # The weights are those of the beginning, so that only the running statistics can have changed the copies.
     for copy in (policy.average_model, policy.target_model):
         running = copy.represent({"observation": images})

@@ -26,7 +26,7 @@ POLICIES = pytest.mark.parametrize(
 def recording_model(record: bool = True, env: RandomEnv | None = None, policy: str = "MlpPolicy", **kwargs):
     """A model whose updates go through a recorder of the CPU, if ``record``."""
     model = tiny_model(env or RandomEnv(), policy, **kwargs)
-    model.updater = Updater(model.policy, Recorder(th.device("cpu")) if record else None)
+    model.updater = Updater(model.policy.copies, Recorder(th.device("cpu")) if record else None)
     return model
 
 
@@ -133,19 +133,19 @@ def test_an_update_never_leaves_the_device(policy, network, space, action_space,
 
     def keep(batch: TensorBatch, settings):
         kept.append((batch, settings))
-        return update(model.policy, batch, settings)
+        return update(model.policy.copies, batch, settings)
 
     model.updater = keep
     model.train(1)
-    (batch, settings), policy = kept[0], model.policy.to("meta")
+    (batch, settings), copies = kept[0], model.policy.to("meta").copies
     # Unlike the way to a GPU, that to "meta" makes new parameters.
-    policy.trained, policy.averaged = (list(part.parameters()) for part in (policy.model, policy.average_model))
+    copies.trained, copies.averaged = (list(part.parameters()) for part in (copies.model, copies.average))
     observations = {key: part.to("meta") for key, part in batch.observations.items()}
     batch = TensorBatch(observations, *(part.to("meta") for part in batch[1:]))
     monkeypatch.setattr(th, "autocast", lambda *arguments, **settings: contextlib.nullcontext())  # not for "meta"
     with Traffic() as traffic:
-        find_gradient(policy, batch, settings)
-        policy.update_average(0.1)
+        find_gradient(copies, batch, settings)
+        copies.update_average(0.1)
     assert traffic.n > 500
     assert not {name for name in traffic.mixed if not name.startswith("profiler.")}
-    assert all(parameter.grad is not None for parameter in policy.model.parameters())
+    assert all(parameter.grad is not None for parameter in copies.model.parameters())

@@ -94,7 +94,7 @@ def gradients(model: EfficientZeroV2) -> list[th.Tensor]:
     found = []
     for mixed_precision in (False, True):
         th.manual_seed(0)
-        output = update(model.policy, tensors, UpdateSettings(COEFFICIENTS, 1e9, 0.05, mixed_precision))
+        output = update(model.policy.copies, tensors, UpdateSettings(COEFFICIENTS, 1e9, 0.05, mixed_precision))
         assert output.priorities.dtype == th.float32
         assert all(value.dtype == th.float32 for value in output.logs.values())
         found.append(th.cat([parameter.grad.flatten() for parameter in model.policy.model.parameters()]))
