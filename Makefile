@@ -18,8 +18,8 @@ PIP_INSTALL := $(RUN) -m pip install --disable-pip-version-check $(PIP_FLAGS) -c
 INSTALL_INPUTS := setup.py pyproject.toml constraints.txt sb3_ezv2/version.txt
 CHECKED := $(wildcard sb3_ezv2 tests examples benchmarks experiments docs/conf.py setup.py)
 # Tests of compiled functions that are repeated without compilation, to measure their coverage (see pyproject.toml).
-KERNEL_TESTS := tests/test_search.py tests/test_search_by_hand.py tests/test_sequential_halving.py tests/test_sum_tree.py \
-	tests/test_replay_buffer.py tests/test_frame_storage.py tests/test_fused.py
+KERNEL_TESTS := tests/search/test_search.py tests/search/test_search_by_hand.py tests/search/test_sequential_halving.py tests/replay/test_sum_tree.py \
+	tests/replay/test_buffer.py tests/replay/test_frame_storage.py tests/planning/test_fused_search.py
 
 .PHONY: demo test lint docs clean FORCE
 .DELETE_ON_ERROR:

@@ -25,8 +25,8 @@ from benchmarks.records import RESULTS, new_record, write_record
 from benchmarks.search_cost import PROPRIO_NETWORK
 from benchmarks.tasks import TASKS
 from sb3_ezv2 import EfficientZeroV2
-from sb3_ezv2.reanalyze import Reanalyzer
-from sb3_ezv2.type_aliases import TrainingTargets
+from sb3_ezv2.common.type_aliases import TrainingTargets
+from sb3_ezv2.learning.reanalyze import Reanalyzer
 
 RESULT = RESULTS / "end_to_end.json"
 TASK = "walker-walk"

@@ -32,11 +32,11 @@ from benchmarks.records import RESULTS, new_record, write_record
 from benchmarks.search_cost import OBSERVATION, SETTINGS, proprio_model, take_turns
 from benchmarks.tasks import TASKS
 from sb3_ezv2 import CnnPolicy, EfficientZeroV2
-from sb3_ezv2.device_planning import recorded_searches
-from sb3_ezv2.losses import TensorBatch
-from sb3_ezv2.planning import Planner
-from sb3_ezv2.recording import Recorder
-from sb3_ezv2.updates import UpdateOutput, Updater, UpdateSettings, update
+from sb3_ezv2.common.recording import Recorder
+from sb3_ezv2.learning.losses import TensorBatch
+from sb3_ezv2.learning.updates import UpdateOutput, Updater, UpdateSettings, update
+from sb3_ezv2.planning.device_search import recorded_searches
+from sb3_ezv2.planning.planner import Planner
 
 RESULT = RESULTS / "gpu_checks.json"
 ASKED_UPDATES_PER_SECOND = 110.0

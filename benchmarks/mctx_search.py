@@ -13,11 +13,11 @@ import mctx
 import numpy as np
 from torch import nn
 
+from sb3_ezv2.common.type_aliases import Noise
 from sb3_ezv2.networks.action_heads import MEAN_BOUND, MIN_FLATTENED_STD, MIN_STD, ContinuousActionHead
 from sb3_ezv2.networks.layers import ResidualBlock
 from sb3_ezv2.networks.model import CategoricalScalar, EfficientZeroModel
-from sb3_ezv2.supports import EPSILON
-from sb3_ezv2.type_aliases import Noise
+from sb3_ezv2.networks.supports import EPSILON
 
 Layer = Callable[[jax.Array], jax.Array]
 IMPOSSIBLE = -1e9
@@ -50,7 +50,7 @@ def _in_order(parts: list[Layer], x: jax.Array) -> jax.Array:
 
 
 def _scalar(logits: jax.Array, support: CategoricalScalar) -> jax.Array:
-    """``decompress(E[support])``, see :mod:`sb3_ezv2.supports`."""
+    """``decompress(E[support])``, see :mod:`sb3_ezv2.networks.supports`."""
     y = jax.nn.softmax(logits) @ jnp.linspace(-support.bound, support.bound, support.n_bins)
     root = jnp.sqrt(1.0 + 4.0 * EPSILON * (1.0 + EPSILON + jnp.abs(y)))
     u_minus_1 = 2.0 * jnp.abs(y) / (root + (1.0 + 2.0 * EPSILON))

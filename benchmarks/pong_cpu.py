@@ -21,8 +21,8 @@ from benchmarks.memory import peak_bytes
 from benchmarks.records import RESULTS, new_record, write_record
 from benchmarks.tasks import SMALL_IMAGE_NETWORK
 from sb3_ezv2 import EfficientZeroV2
+from sb3_ezv2.common.tensors import to_tensors
 from sb3_ezv2.envs.atari import make_atari
-from sb3_ezv2.tensors import to_tensors
 
 RESULT = RESULTS / "pong_cpu.json"
 N_DECISIONS = 10_000

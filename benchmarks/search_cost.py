@@ -19,12 +19,12 @@ import torch as th
 from gymnasium import spaces
 
 from benchmarks.records import RESULTS, new_record, write_record
+from sb3_ezv2.common.tensors import torch_threads
+from sb3_ezv2.common.type_aliases import Expansion, SearchRoot, SearchSettings
 from sb3_ezv2.networks.model import EfficientZeroModel
-from sb3_ezv2.planning import Planner
+from sb3_ezv2.planning.planner import Planner
 from sb3_ezv2.policies import CnnPolicy, MlpPolicy
 from sb3_ezv2.search import search
-from sb3_ezv2.tensors import torch_threads
-from sb3_ezv2.type_aliases import Expansion, SearchRoot, SearchSettings
 
 RESULT = RESULTS / "search_cost.json"
 OBSERVATION = spaces.Box(-1.0, 1.0, (24,))

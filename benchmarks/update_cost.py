@@ -24,7 +24,7 @@ from benchmarks.search_cost import PROPRIO_NETWORK, take_turns
 from benchmarks.tasks import SMALL_IMAGE_NETWORK, TASKS
 from sb3_ezv2 import EfficientZeroV2
 from sb3_ezv2.envs.atari import make_atari
-from sb3_ezv2.losses import LossCoefficients, TensorBatch, categorical_loss, tensor_batch, unroll_loss
+from sb3_ezv2.learning.losses import LossCoefficients, TensorBatch, categorical_loss, tensor_batch, unroll_loss
 from sb3_ezv2.networks.model import EfficientZeroModel
 
 RESULT = RESULTS / "update_cost.json"
@@ -59,7 +59,7 @@ SETTINGS = {
 
 
 def every_step_loss(model: EfficientZeroModel, batch: TensorBatch, coefficients: LossCoefficients) -> th.Tensor:
-    """The value of :func:`~sb3_ezv2.losses.unroll_loss`, one unrolled step after the other (without the logs)."""
+    """The value of :func:`~sb3_ezv2.learning.losses.unroll_loss`, one step after the other, without logs."""
     n_steps = batch.actions.shape[1]
     scale, head = model.reward_scale, model.action_head
     total = th.zeros(len(batch.weights))

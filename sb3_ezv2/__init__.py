@@ -1,9 +1,12 @@
 """EfficientZero V2 for Stable-Baselines3."""
 
+from sb3_ezv2.common.schedules import WarmUp
+from sb3_ezv2.compatibility import resolve_old_names
 from sb3_ezv2.ezv2 import EfficientZeroV2
 from sb3_ezv2.policies import CnnPolicy, EZV2Policy, MlpPolicy, MultiInputPolicy
-from sb3_ezv2.replay_buffer import TrajectoryReplayBuffer
-from sb3_ezv2.schedules import WarmUp
+from sb3_ezv2.replay.buffer import TrajectoryReplayBuffer
+
+resolve_old_names()
 
 __all__ = [
     "CnnPolicy",

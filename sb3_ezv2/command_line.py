@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from sb3_ezv2.user_errors import is_expected, one_line
+from sb3_ezv2.common.user_errors import is_expected, one_line
 
 DEBUG_VARIABLE = "EZV2_TRACEBACK"
 """Environment variable that brings tracebacks back."""

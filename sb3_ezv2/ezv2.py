@@ -17,16 +17,16 @@ from stable_baselines3.common.type_aliases import (
 from stable_baselines3.common.utils import LinearSchedule, should_collect_more_steps
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ezv2.arguments import check_arguments, td_steps_or_default
-from sb3_ezv2.losses import LossCoefficients, tensor_batch
+from sb3_ezv2.common.arguments import check_arguments, td_steps_or_default
+from sb3_ezv2.common.spaces import check_action_space, check_observation_space, random_actions
+from sb3_ezv2.common.tensors import torch_threads
+from sb3_ezv2.learning.losses import LossCoefficients, tensor_batch
+from sb3_ezv2.learning.reanalyze import MixedValueRule, Reanalyzer
+from sb3_ezv2.learning.statistics import DataStatistics
+from sb3_ezv2.learning.updates import Updater, UpdateSettings
 from sb3_ezv2.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PlanningPolicy, policy_for
-from sb3_ezv2.reanalyze import MixedValueRule, Reanalyzer
+from sb3_ezv2.replay.buffer import TrajectoryReplayBuffer
 from sb3_ezv2.replay_algorithm import ReplayAlgorithm
-from sb3_ezv2.replay_buffer import TrajectoryReplayBuffer
-from sb3_ezv2.spaces import check_action_space, check_observation_space, random_actions
-from sb3_ezv2.statistics import DataStatistics
-from sb3_ezv2.tensors import torch_threads
-from sb3_ezv2.updates import Updater, UpdateSettings
 
 DEFAULT_LEARNING_RATE = LinearSchedule(1e-3, 1e-4, 1.0)
 """Falls linearly from 1e-3 to 1e-4 over the run."""
@@ -52,7 +52,7 @@ class EfficientZeroV2(ReplayAlgorithm):
     :param gamma: discount of one step
     :param train_freq: collect this many steps between updates, or ``(n, "step")`` or ``(n, "episode")``
     :param gradient_steps: updates each time; -1 for one per collected transition
-    :param replay_buffer_class: subclass of :class:`~sb3_ezv2.replay_buffer.TrajectoryReplayBuffer`
+    :param replay_buffer_class: subclass of :class:`~sb3_ezv2.replay.buffer.TrajectoryReplayBuffer`
     :param replay_buffer_kwargs: its further arguments, for example ``{"alpha": 0.6}``; ``n_stack`` is that of a
         ``VecFrameStack`` around the environments unless given here
     :param random_repeat: steps that each random action before ``learning_starts`` is held for. Independent actions

@@ -9,14 +9,14 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
-from sb3_ezv2.arguments import argument_names, check_known
+from sb3_ezv2.common.arguments import argument_names, check_known
+from sb3_ezv2.common.spaces import MIN_IMAGE_SIZE, image_parts
+from sb3_ezv2.common.type_aliases import Plan
 from sb3_ezv2.networks.action_heads import ContinuousActionHead, DiscreteActionHead, make_action_head
 from sb3_ezv2.networks.builders import image_model, vector_model
 from sb3_ezv2.networks.copies import ModelCopies
 from sb3_ezv2.networks.model import EfficientZeroModel
-from sb3_ezv2.planning import Planner
-from sb3_ezv2.spaces import MIN_IMAGE_SIZE, image_parts
-from sb3_ezv2.type_aliases import Plan
+from sb3_ezv2.planning.planner import Planner
 
 
 class PlanningPolicy(BasePolicy):
@@ -241,7 +241,7 @@ class CnnPolicy(PlanningPolicy):
     :param prediction_dim: hidden size of the consistency prediction
     :param normalize_images: whether pixels are bytes, to be divided by 255, as in every policy of SB3
     :param augment: whether the losses see images shifted by up to 4 pixels and with a changed intensity, see
-        :mod:`sb3_ezv2.augmentation`
+        :mod:`sb3_ezv2.networks.augmentation`
     :param value_prefix: whether sums of rewards are predicted instead of single rewards, see
         :mod:`sb3_ezv2.networks.value_prefix`
     :param lstm_dim: size of the LSTM that reads the value prefix

@@ -18,13 +18,13 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
 from stable_baselines3.common.utils import safe_mean
 
-from sb3_ezv2.frame_storage import frames_stacked_by
-from sb3_ezv2.replay_buffer import TrajectoryReplayBuffer
-from sb3_ezv2.spaces import check_finite
+from sb3_ezv2.common.spaces import check_finite
+from sb3_ezv2.replay.buffer import TrajectoryReplayBuffer
+from sb3_ezv2.replay.frame_storage import frames_stacked_by
 
 
 class ReplayAlgorithm(BaseAlgorithm):
-    """An SB3 algorithm that learns from a :class:`~sb3_ezv2.replay_buffer.TrajectoryReplayBuffer`.
+    """An SB3 algorithm that learns from a :class:`~sb3_ezv2.replay.buffer.TrajectoryReplayBuffer`.
 
     ``OffPolicyAlgorithm`` would bring action noise, ``tau`` and a buffer of single transitions, which do not fit.
     """

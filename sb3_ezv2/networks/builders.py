@@ -3,6 +3,7 @@
 from gymnasium import spaces
 from torch import nn
 
+from sb3_ezv2.common.spaces import image_channels, image_parts, image_size
 from sb3_ezv2.networks.action_heads import ContinuousActionHead, DiscreteActionHead
 from sb3_ezv2.networks.cnn import ConvDynamics, ConvRepresentation, SpatialHeads, latent_size
 from sb3_ezv2.networks.layers import Heads
@@ -17,7 +18,6 @@ from sb3_ezv2.networks.model import (
     reward_support,
 )
 from sb3_ezv2.networks.value_prefix import ValuePrefix
-from sb3_ezv2.spaces import image_channels, image_parts, image_size
 
 HIDDEN_DIM_DISCRETE, HIDDEN_DIM_CONTINUOUS = 32, 64
 """Hidden size of the heads on images (paper), by kind of action."""
@@ -94,7 +94,7 @@ def image_model(
 ) -> ImageModel:
     """World model for images (EfficientZero V2, appendix on architectures).
 
-    :param observation_space: an image, or a ``Dict`` with images, see :func:`sb3_ezv2.spaces.image_parts`
+    :param observation_space: an image, or a ``Dict`` with images, see :func:`sb3_ezv2.common.spaces.image_parts`
     :param action_head: encoding of the actions and policy over them
     :param discount: of one step
     :param stem_channels: channels of the first, larger feature maps

@@ -10,14 +10,14 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space_channels_first, preprocess_obs
 from torch import nn
 
-from sb3_ezv2.augmentation import random_intensity, random_shift
+from sb3_ezv2.common.spaces import named_spaces
 from sb3_ezv2.networks.action_heads import ContinuousActionHead, DiscreteActionHead
+from sb3_ezv2.networks.augmentation import random_intensity, random_shift
 from sb3_ezv2.networks.cnn import ConvDynamics, ConvRepresentation, SpatialHeads
 from sb3_ezv2.networks.layers import Heads
 from sb3_ezv2.networks.mlp import MlpDynamics, MlpRepresentation
+from sb3_ezv2.networks.supports import compress, decompress, expectation, two_hot
 from sb3_ezv2.networks.value_prefix import ValuePrefix
-from sb3_ezv2.spaces import named_spaces
-from sb3_ezv2.supports import compress, decompress, expectation, two_hot
 
 REWARD, VALUE, POLICY = range(3)
 """Order of the heads."""
@@ -209,13 +209,13 @@ class ImageModel(EfficientZeroModel):
     No statistics of the images are kept: pixels have a known range. What else is in a ``Dict`` is flattened.
 
     :param observation_space: an image, or a ``Dict`` with at least one
-    :param images: its parts that are images of equal size, see :func:`sb3_ezv2.spaces.image_parts`
+    :param images: its parts that are images of equal size, see :func:`sb3_ezv2.common.spaces.image_parts`
     :param action_head: encoding of the actions and policy over them
     :param discount: of one step
     :param parts: the networks, see :mod:`sb3_ezv2.networks.builders`
     :param normalize_images: whether to divide the pixels by 255
-    :param augment: whether images are augmented in training mode, see :mod:`sb3_ezv2.augmentation`; each on its own,
-        with random numbers from torch's global generator
+    :param augment: whether images are augmented in training mode, see :mod:`sb3_ezv2.networks.augmentation`; each on
+        its own, with random numbers from torch's global generator
     """
 
     def __init__(

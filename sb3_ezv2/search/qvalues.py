@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sb3_ezv2.compilation import inlined
-from sb3_ezv2.exponential import exponential
+from sb3_ezv2.common.compilation import inlined
+from sb3_ezv2.search.exponential import exponential
 
 
 class Constants(NamedTuple):
-    """Numbers that every kernel needs; see :class:`~sb3_ezv2.type_aliases.SearchSettings`."""
+    """Numbers that every kernel needs; see :class:`~sb3_ezv2.common.type_aliases.SearchSettings`."""
 
     discount: float
     c_visit: float

@@ -6,13 +6,13 @@ that the caller sampled, so identical inputs give identical trees.
 
 import numpy as np
 
-from sb3_ezv2.compilation import entry_point
-from sb3_ezv2.exponential import exponential
+from sb3_ezv2.common.compilation import entry_point
+from sb3_ezv2.common.type_aliases import Expansion, RecurrentFn, SearchResult, SearchRoot, SearchSettings
+from sb3_ezv2.search.exponential import exponential
 from sb3_ezv2.search.qvalues import Constants, normaliser, transformed_scores
 from sb3_ezv2.search.selection import best_of_visits, select
 from sb3_ezv2.search.sequential_halving import considered_visits
 from sb3_ezv2.search.tree import SearchTree, add_and_back_up, new_tree, plant
-from sb3_ezv2.type_aliases import Expansion, RecurrentFn, SearchResult, SearchRoot, SearchSettings
 
 
 @entry_point
@@ -117,7 +117,7 @@ def search(
     halving visits bad candidates as often as good ones, below the root visits follow the improved policy anyway.
 
     :param root: network values and prior logits of the states
-    :param recurrent_fn: evaluates one new node per root, see :data:`~sb3_ezv2.type_aliases.RecurrentFn`
+    :param recurrent_fn: evaluates one new node per root, see :data:`~sb3_ezv2.common.type_aliases.RecurrentFn`
     :param gumbel: noise added to the logits ``[n_roots, n_candidates]``; zeros to act greedily
     :param n_children: number of actions at every node below the root
     :param settings: budget and constants

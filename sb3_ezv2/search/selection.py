@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from sb3_ezv2.compilation import inlined
-from sb3_ezv2.exponential import exponential
+from sb3_ezv2.common.compilation import inlined
+from sb3_ezv2.search.exponential import exponential
 from sb3_ezv2.search.qvalues import Constants, Normaliser, normaliser, sigma, transformed_scores
 from sb3_ezv2.search.tree import SearchTree, edge_offset
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sb3_ezv2.compilation import entry_point, inlined
+from sb3_ezv2.common.compilation import entry_point, inlined
 
 EDGE = np.dtype(
     [

@@ -12,8 +12,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import ProgressBarCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ezv2.common.user_errors import EXPECTED
 from sb3_ezv2.envs.atari import FRAME_SKIP
-from sb3_ezv2.user_errors import EXPECTED
 from sb3_ezv2.zoo import ALGO
 from sb3_ezv2.zoo.checks import check_folder, check_model_file
 from sb3_ezv2.zoo.curves import draw_run

@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from sb3_ezv2.arguments import argument_names, check_known
-from sb3_ezv2.schedules import WarmUp
+from sb3_ezv2.common.arguments import argument_names, check_known
+from sb3_ezv2.common.schedules import WarmUp
 
 PACKAGE = Path(__file__).parents[1]
 FILE = Path("hyperparams") / "ezv2.yml"

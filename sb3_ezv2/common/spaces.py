@@ -1,0 +1,156 @@
+"""What the algorithm needs to know about Gymnasium spaces: names of the parts, finiteness, what is supported."""
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import get_action_dim, is_image_space, is_image_space_channels_first
+
+from sb3_ezv2.common.type_aliases import ObservationArrays
+
+MIN_IMAGE_SIZE, MAX_IMAGE_SIZE, MAX_IMAGE_CHANNELS = 32, 128, 12
+"""Limits of what the convolutional network takes: pixels per side, and channels with stacked frames counted."""
+
+
+def named_spaces(space: spaces.Space) -> dict[str, spaces.Space]:
+    """Parts of an observation space by key; a single one is called ``"observation"``."""
+    return dict(space.spaces) if isinstance(space, spaces.Dict) else {"observation": space}
+
+
+def named_arrays(observations: np.ndarray | dict[str, np.ndarray]) -> ObservationArrays:
+    """Observations by key, see :func:`named_spaces`."""
+    return observations if isinstance(observations, dict) else {"observation": observations}
+
+
+def random_actions(
+    space: spaces.Space, shape: tuple[int, ...], rng: np.random.Generator, extreme: bool = False
+) -> np.ndarray:
+    """Uniformly random actions ``[*shape]`` counted from 0, or ``[*shape, action_dim]`` in [-1, 1].
+
+    :param extreme: only -1 and 1, where actions are continuous
+    """
+    if isinstance(space, spaces.Discrete):
+        return rng.integers(space.n, size=shape)
+    actions = rng.uniform(-1.0, 1.0, (*shape, get_action_dim(space))).astype(np.float32)
+    return np.copysign(np.float32(1.0), actions) if extreme else actions
+
+
+def check_action_space(space: spaces.Space) -> None:
+    """Refuse what cannot be searched.
+
+    :raises ValueError: unless ``space`` is ``Discrete`` or a ``Box`` with finite, distinct bounds
+    """
+    if isinstance(space, spaces.Discrete):
+        return
+    if not isinstance(space, spaces.Box):
+        raise ValueError(
+            f"action space {space} is not supported; use Discrete or a bounded Box (flatten others with a wrapper)"
+        )
+    if space.dtype.kind != "f":
+        raise ValueError(
+            f"action space {space} has the dtype {space.dtype}; use a Box of floats, or Discrete for whole numbers"
+        )
+    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all() and (space.low < space.high).all()):
+        raise ValueError(
+            f"action space {space} has bounds low={space.low}, high={space.high}; every bound must be finite with "
+            "low < high, for example through gymnasium.wrappers.RescaleAction or a Box with tighter bounds"
+        )
+
+
+def check_observation_space(space: spaces.Space) -> None:
+    """Refuse what cannot be flattened into a vector.
+
+    :raises ValueError: unless every part is ``Box``, ``Discrete``, ``MultiDiscrete`` or ``MultiBinary``
+    """
+    for key, part in named_spaces(space).items():
+        if not isinstance(part, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+            raise ValueError(
+                f"observation space {part} (key {key!r}) is not supported; use Box, Discrete, MultiDiscrete, "
+                "MultiBinary or a Dict of those, for example through gymnasium.wrappers.FlattenObservation"
+            )
+        if isinstance(part, spaces.MultiDiscrete) and part.nvec.ndim != 1:
+            raise ValueError(
+                f"observation space {part} (key {key!r}) has {part.nvec.ndim} axes; flatten it to a vector, for "
+                "example through gymnasium.wrappers.ReshapeObservation"
+            )
+
+
+def check_image_space(space: spaces.Space, normalize_images: bool) -> spaces.Box:
+    """Refuse what is not an image, or has a size that the convolutional network does not take.
+
+    :param space: observation space, channels first or last
+    :param normalize_images: whether pixels are bytes, to be divided by 255; without, any ``Box`` of 3 axes is an image
+    :return: the same space
+    :raises ValueError: naming the space and what to do
+    """
+    if not (isinstance(space, spaces.Box) and is_image_space(space, normalized_image=not normalize_images)):
+        raise ValueError(
+            f"observation space {space} is not an image for policy='CnnPolicy': that is a Box of 3 axes with the dtype "
+            "uint8 and bounds 0 and 255. Use 'MlpPolicy' for vectors, policy_kwargs={'normalize_images': False} for "
+            "images of floats between 0 and 1, or gymnasium.wrappers.ReshapeObservation to add an axis for the channel"
+        )
+    n_channels, size = image_channels(space), image_size(space)
+    if not all(MIN_IMAGE_SIZE <= n <= MAX_IMAGE_SIZE for n in size):
+        raise ValueError(
+            f"observation space {space} has images of {size[0]} x {size[1]} pixels; CnnPolicy takes {MIN_IMAGE_SIZE} "
+            f"to {MAX_IMAGE_SIZE} pixels per side. Resize them, for example with gymnasium.wrappers.ResizeObservation"
+        )
+    if n_channels > MAX_IMAGE_CHANNELS:
+        raise ValueError(
+            f"observation space {space} has {n_channels} channels; CnnPolicy takes at most {MAX_IMAGE_CHANNELS}. Stack "
+            "fewer frames or convert them to grey, for example through gymnasium.wrappers.GrayscaleObservation"
+        )
+    return space
+
+
+def image_parts(space: spaces.Space, normalize_images: bool) -> dict[str, spaces.Box]:
+    """Parts of an observation space that the convolutional network sees, by key.
+
+    Of a ``Dict`` these are the images whose sides are long enough; everything else in it is flattened.
+
+    :param space: an image, or a ``Dict``
+    :param normalize_images: see :func:`check_image_space`
+    :return: empty if a ``Dict`` has no such image
+    :raises ValueError: as :func:`check_image_space` does, or if the images of a ``Dict`` differ in size
+    """
+    if not isinstance(space, spaces.Dict):
+        return {"observation": check_image_space(space, normalize_images)}
+    found = {
+        key: check_image_space(part, normalize_images)
+        for key, part in space.spaces.items()
+        if isinstance(part, spaces.Box)
+        and is_image_space(part, normalized_image=not normalize_images)
+        and min(image_size(part)) >= MIN_IMAGE_SIZE
+    }
+    sizes = {key: image_size(part) for key, part in found.items()}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(
+            f"observation space {space} has images of different sizes, {sizes}; resize them to one, for example with "
+            "gymnasium.wrappers.TransformObservation"
+        )
+    return found
+
+
+def image_channels(space: spaces.Box) -> int:
+    """Channels of an image, first or last."""
+    return space.shape[0] if is_image_space_channels_first(space) else space.shape[2]
+
+
+def image_size(space: spaces.Box) -> tuple[int, int]:
+    """Height and width of an image, channels first or last."""
+    height, width = space.shape[1:] if is_image_space_channels_first(space) else space.shape[:2]
+    return height, width
+
+
+def check_finite(name: str, values: np.ndarray | dict[str, np.ndarray]) -> None:
+    """Refuse NaN and infinity in what an environment returned.
+
+    :raises ValueError: naming ``name`` and the first bad entry
+    """
+    for key, part in named_arrays(values).items():
+        array = np.asarray(part)
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            bad = tuple(np.argwhere(~np.isfinite(array))[0].tolist())
+            where = f"{name} {key!r}" if isinstance(values, dict) else name
+            raise ValueError(
+                f"the environment returned {array[bad]} in {where} at index {bad}; the step was not stored. Fix the "
+                "environment or clean its output with a wrapper (VecCheckNan finds the source)"
+            )

@@ -1,0 +1,269 @@
+"""Targets made anew with the current target network, searching only what that network has not searched yet."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_ezv2.common.tensors import to_tensors
+from sb3_ezv2.common.type_aliases import Plan, PolicyTargets, TrainingTargets, TrajectoryBatch
+from sb3_ezv2.learning.targets import MultiStepReturns, ends_soon, loss_masks, n_step_returns, uses_td, value_prefixes
+from sb3_ezv2.networks.model import EfficientZeroModel, ImageModel
+from sb3_ezv2.planning.planner import Planner
+from sb3_ezv2.replay.buffer import TrajectoryReplayBuffer
+
+MAX_STATES, MAX_IMAGES_ON_CPU, MAX_VECTORS_ON_GPU = 1024, 256, 2048
+"""States searched or evaluated in one go; more gain nothing and cost memory. On a GPU the networks for vectors are so
+small that the time of a search hardly depends on its size."""
+
+
+class MixedValueRule(NamedTuple):
+    """When the value target is the multi-step return and when the search's value."""
+
+    td_phase: bool  # fewer than T1 updates made: multi-step returns everywhere
+    fresh: float  # T2: states at most this old use the multi-step return at any time
+
+
+class TargetCache:
+    """Search results per slot of the replay buffer, stamped with what they were made from.
+
+    An entry holds as long as the slot holds the same observation and the target network has the same version.
+
+    :param n_targets: actions per policy target
+    :param action_dim: of a continuous action, 0 if discrete
+    """
+
+    def __init__(self, n_targets: int, action_dim: int) -> None:
+        self.n_targets = n_targets
+        self.action_dim = action_dim
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.observation_ids = np.empty(0, np.int64)
+        self.versions = np.empty(0, np.int64)
+        self.values = np.empty(0, np.float32)
+        self.actions = np.empty((0, self.n_targets, self.action_dim), np.float32)
+        self.weights = np.empty((0, self.n_targets), np.float32)
+
+    def reserve(self, n_slots: int) -> None:
+        """Make room for the slots of a buffer that has grown."""
+        added = n_slots - len(self.values)
+        if added > 0:
+            for name in ("observation_ids", "versions", "values", "actions", "weights"):
+                array = getattr(self, name)
+                setattr(self, name, np.concatenate([array, np.full((added, *array.shape[1:]), -1, array.dtype)]))
+
+    def stale(self, slots: np.ndarray, observation_ids: np.ndarray, version: int) -> np.ndarray:
+        """Whether there is no valid entry, per slot."""
+        return (self.observation_ids[slots] != observation_ids) | (self.versions[slots] != version)
+
+    def store(
+        self, slots: np.ndarray, observation_ids: np.ndarray, version: int, values: np.ndarray, policies: PolicyTargets
+    ) -> None:
+        """Keep results for ``slots``."""
+        self.observation_ids[slots] = observation_ids
+        self.versions[slots] = version
+        self.values[slots] = values
+        self.actions[slots] = policies.actions
+        self.weights[slots] = policies.weights
+
+
+def policy_targets(plan: Plan, head_n_targets: int) -> PolicyTargets:
+    """What the policy learns from a plan.
+
+    All candidates with the improved policy as weights, or the chosen action alone where ``head_n_targets`` is 1.
+    """
+    if plan.candidates.ndim == 2:
+        n = len(plan.candidates)
+        return PolicyTargets(np.empty((n, head_n_targets, 0), np.float32), plan.improved_policy)
+    if head_n_targets == 1:
+        return PolicyTargets(plan.actions[:, None], np.ones((len(plan.actions), 1), np.float32))
+    return PolicyTargets(plan.candidates, plan.improved_policy)
+
+
+class Reanalyzer:
+    """Turns sampled batches into training targets.
+
+    :param planner: searches with the target network
+    :param action_space: of the environment
+    :param n_targets: actions per policy target
+    :param use_cache: whether results are reused until the target network changes; without, every state of every
+        sample is searched, which gives targets of the same distribution
+    """
+
+    def __init__(self, planner: Planner, action_space: spaces.Space, n_targets: int, use_cache: bool) -> None:
+        self.planner = planner
+        action_dim = 0 if isinstance(action_space, spaces.Discrete) else int(np.prod(action_space.shape or ()))
+        self.cache = TargetCache(n_targets, action_dim)
+        self.use_cache = use_cache
+        self.searched_fraction = 0.0  # of the last batch
+
+    def prioritise_new(
+        self, model: EfficientZeroModel, buffer: TrajectoryReplayBuffer, env: VecNormalize | None = None
+    ) -> None:
+        """Give new transitions their own Bellman error as priority, so that surprises are replayed at once (paper)."""
+        slots = buffer.take_new_slots()
+        if len(slots) > 0:
+            buffer.update_priorities(slots, bellman_errors(model, buffer, slots, self.planner.discount, env))
+
+    def targets(
+        self,
+        batch: TrajectoryBatch,
+        buffer: TrajectoryReplayBuffer,
+        model: EfficientZeroModel,
+        target_model: EfficientZeroModel,
+        version: int,
+        rule: MixedValueRule,
+        rng: np.random.Generator,
+        env: VecNormalize | None = None,
+    ) -> TrainingTargets:
+        """Reward, value and policy targets with their masks (EfficientZero V2, sections 4.2 and 4.3).
+
+        :param batch: from ``buffer``
+        :param buffer: where the observations of the chains are
+        :param model: network that multi-step returns bootstrap from
+        :param target_model: network that searches
+        :param version: changes whenever ``target_model`` does
+        :param rule: of the mixed value target
+        :param rng: source of the searches' randomness
+        :param env: normalises observations
+        """
+        unroll = batch.actions.shape[1]
+        rewards, prefix = batch.rewards[:, :unroll], model.value_prefix
+        masks = loss_masks(batch.n_ahead, batch.terminated, unroll)
+        search_values, policies = self._search_targets(
+            batch, buffer, target_model, version, masks.policies > 0, rng, env
+        )
+        td_steps = batch.rewards.shape[1] - unroll
+        returns = n_step_returns(batch.rewards, batch.n_ahead, batch.terminated, self.planner.discount, td_steps)
+        td = uses_td(batch.ages, ends_soon(returns.discounts, batch.n_ahead), *rule)
+        return TrainingTargets(
+            rewards=rewards if prefix is None else value_prefixes(rewards, prefix.horizon),
+            values=np.where(td, td_values(batch, returns, td, buffer, model, env), search_values),
+            policies=policies,
+            masks=masks,
+        )
+
+    def _search_targets(
+        self,
+        batch: TrajectoryBatch,
+        buffer: TrajectoryReplayBuffer,
+        model: EfficientZeroModel,
+        version: int,
+        needed: np.ndarray,
+        rng: np.random.Generator,
+        env: VecNormalize | None,
+    ) -> tuple[np.ndarray, PolicyTargets]:
+        """Search-based values and policy targets of the states in ``needed``; zeros elsewhere."""
+        wanted = batch.slots[:, : needed.shape[1]][needed]
+        policies = PolicyTargets(
+            np.zeros((*needed.shape, *self.cache.actions.shape[1:]), np.float32),
+            np.zeros((*needed.shape, *self.cache.weights.shape[1:]), np.float32),
+        )
+        values = np.zeros(needed.shape, np.float32)
+        if self.use_cache:
+            self.cache.reserve(buffer.n_slots)
+            distinct = np.unique(wanted)
+            slots = distinct[self.cache.stale(distinct, buffer.ids_at(distinct), version)]
+            if len(slots) > 0:
+                self.cache.store(slots, buffer.ids_at(slots), version, *self._search(slots, buffer, model, rng, env))
+            values[needed] = self.cache.values[wanted]
+            policies.actions[needed] = self.cache.actions[wanted]
+            policies.weights[needed] = self.cache.weights[wanted]
+        else:
+            slots = wanted
+            values[needed], found = self._search(slots, buffer, model, rng, env)
+            policies.actions[needed] = found.actions
+            policies.weights[needed] = found.weights
+        self.searched_fraction = len(slots) / max(len(wanted), 1)
+        return values, policies
+
+    def _search(
+        self,
+        slots: np.ndarray,
+        buffer: TrajectoryReplayBuffer,
+        model: EfficientZeroModel,
+        rng: np.random.Generator,
+        env: VecNormalize | None,
+    ) -> tuple[np.ndarray, PolicyTargets]:
+        """Search all ``slots`` and return values and policy targets in their order."""
+        values, actions, weights = [], [], []
+        for chunk in in_chunks(model, slots):
+            observations = to_tensors(buffer.observations_at(chunk, env), model.reward_scale.device)
+            noise = self.planner.draw_noise(model, len(chunk), rng)
+            plan = self.planner.plan(model, observations, noise, explore=True)
+            found = policy_targets(plan, self.cache.n_targets)
+            values.append(plan.improved_values)
+            actions.append(found.actions)
+            weights.append(found.weights)
+        return np.concatenate(values), PolicyTargets(np.concatenate(actions), np.concatenate(weights))
+
+
+def in_chunks(model: EfficientZeroModel, slots: np.ndarray) -> list[np.ndarray]:
+    """``slots [n]`` in pieces as large as the model should see at once."""
+    on_gpu, images = model.reward_scale.device.type == "cuda", isinstance(model, ImageModel)
+    size = MAX_STATES
+    if on_gpu != images:
+        size = MAX_VECTORS_ON_GPU if on_gpu else MAX_IMAGES_ON_CPU
+    return [slots[first : first + size] for first in range(0, len(slots), size)]
+
+
+@th.no_grad()
+def stored_values(
+    model: EfficientZeroModel, buffer: TrajectoryReplayBuffer, slots: np.ndarray, env: VecNormalize | None
+) -> np.ndarray:
+    """Values ``[n]`` that the network gives the observations in ``slots [n]``."""
+    device = model.reward_scale.device
+    values = [
+        model.values(to_tensors(buffer.observations_at(chunk, env), device)).cpu().numpy()
+        for chunk in in_chunks(model, slots)
+    ]
+    return np.concatenate(values)
+
+
+def td_values(
+    batch: TrajectoryBatch,
+    returns: MultiStepReturns,
+    needed: np.ndarray,
+    buffer: TrajectoryReplayBuffer,
+    model: EfficientZeroModel,
+    env: VecNormalize | None,
+) -> np.ndarray:
+    """Multi-step targets ``[batch, unroll + 1]`` of the states in ``needed``; elsewhere without the bootstrap."""
+    values = returns.sums.copy()
+    needed = needed & (returns.discounts > 0.0)
+    if needed.any():
+        slots = np.take_along_axis(batch.slots, returns.bootstrap, axis=1)[needed]
+        slots, inverse = np.unique(slots, return_inverse=True)
+        values[needed] += returns.discounts[needed] * stored_values(model, buffer, slots, env)[inverse]
+    return values
+
+
+@th.no_grad()
+def bellman_errors(
+    model: EfficientZeroModel,
+    buffer: TrajectoryReplayBuffer,
+    slots: np.ndarray,
+    discount: float,
+    env: VecNormalize | None = None,
+) -> np.ndarray:
+    """``|h(v(s)) - h(r + discount * v(s'))|`` of transitions: what surprises the current model.
+
+    :param model: gives the values
+    :param buffer: where the transitions are
+    :param slots: of the transitions ``[n]``
+    :param discount: of one step
+    :param env: normalises observations and rewards
+    :return: ``[n]``
+    """
+    rewards, terminal, following = buffer.transitions_at(slots)
+    if env is not None:
+        rewards = env.normalize_reward(rewards)
+    both = stored_values(model, buffer, np.concatenate([slots, following]), env)
+    values, next_values = np.split(both, 2)
+    targets = (rewards + discount * ~terminal * next_values).astype(np.float32)
+    device = model.reward_scale.device
+    return model.value_distance(*(th.as_tensor(part, device=device) for part in (values, targets))).cpu().numpy()

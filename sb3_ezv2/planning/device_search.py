@@ -1,0 +1,236 @@
+"""A whole search on a GPU: one copy of the observations there, one copy of the results back, nothing in between.
+
+Network and tree are operations of fixed shapes (:mod:`sb3_ezv2.planning.tensor_search`), so the search of a number of
+roots is recorded once as a CUDA graph and repeated with new numbers in the same memory. The parts that every simulation
+repeats are compiled before, which makes a few kernels of many. Where PyTorch cannot do the one or the other, it warns,
+and the same operations run one by one.
+"""
+
+import warnings
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch as th
+
+from sb3_ezv2.common.recording import Recorder
+from sb3_ezv2.common.tensors import addresses_of
+from sb3_ezv2.common.type_aliases import Noise, SearchResult, SearchSettings
+from sb3_ezv2.networks.action_heads import ContinuousActionHead
+from sb3_ezv2.networks.model import EfficientZeroModel
+from sb3_ezv2.planning.tensor_search import TreeOperations, back_up_tensors, select_tensors, tensor_search
+from sb3_ezv2.planning.torch_nodes import EvaluateNodes, TensorNoise, TorchNodes, evaluate_nodes, noise_on_device
+
+FEWEST_ROWS = 2
+"""A size of 1 is a special case for a compiler, which would compile everything once more for it."""
+WARM_UPS = 2
+
+
+class SearchInputs(NamedTuple):
+    """What a recorded search reads; rows that are not needed hold earlier numbers."""
+
+    observations: dict[str, th.Tensor]  # [rows, ...]
+    noise: TensorNoise  # of `rows` states
+
+
+class Operations(NamedTuple):
+    """What every simulation calls."""
+
+    evaluate: EvaluateNodes = evaluate_nodes
+    tree: TreeOperations = TreeOperations()
+
+
+@lru_cache(maxsize=1)
+def compiled_operations() -> Operations:
+    """The same functions, compiled when they are first called."""
+    return Operations(
+        th.compile(evaluate_nodes), TreeOperations(th.compile(select_tensors), th.compile(back_up_tensors))
+    )
+
+
+def search_in_tensors(
+    model: EfficientZeroModel, inputs: SearchInputs, explore: bool, settings: SearchSettings, operations: Operations
+) -> th.Tensor:
+    """Search and put everything that is found into one tensor ``[rows, columns]`` float32, see :func:`unpack`.
+
+    :param model: on any device
+    :param inputs: observations and noise
+    :param explore: whether candidates come from the flattened policy too
+    :param settings: of the search, with ``min_value_range`` in units of the model's reward scale
+    :param operations: what every simulation calls
+    """
+    root = model.initial_inference(inputs.observations)
+    finite = th.isfinite(root.values) & th.isfinite(root.policies).all(dim=1)
+    nodes = TorchNodes(model, root, inputs.noise, settings.n_simulations, explore, operations.evaluate)
+    n_children = model.action_head.n_children
+    found = tensor_search(
+        root.values,
+        nodes.logits,
+        nodes.expand,
+        inputs.noise.gumbel,
+        n_children,
+        settings,
+        model.reward_scale,
+        operations.tree,
+    )
+    columns = [finite, found.selected, found.root_values, found.improved_values]
+    tables = [found.improved_policy, found.visit_counts]
+    if isinstance(model.action_head, ContinuousActionHead):
+        tables.append(nodes.candidates.flatten(1))
+    return th.cat(
+        [th.stack([column.float() for column in columns], dim=1), *(table.float() for table in tables)], dim=1
+    )
+
+
+def unpack(packed: np.ndarray, n_candidates: int, action_dim: int) -> tuple[SearchResult, np.ndarray] | None:
+    """Results and candidates, or ``None`` if the network's answer was not finite.
+
+    :param packed: from :func:`search_in_tensors`; whole numbers in it are exact
+    :param n_candidates: of every root
+    :param action_dim: of a continuous action, 0 if discrete
+    """
+    finite, selected, root_values, improved_values = packed[:, :4].T
+    if not finite.all():
+        return None
+    policy, visits, candidates = np.split(packed[:, 4:], [n_candidates, 2 * n_candidates], axis=1)
+    result = SearchResult(
+        selected=selected.astype(np.int64),
+        improved_policy=np.ascontiguousarray(policy),
+        root_values=np.ascontiguousarray(root_values),
+        visit_counts=visits.astype(np.int32),
+        improved_values=np.ascontiguousarray(improved_values),
+    )
+    if action_dim == 0:
+        return result, np.broadcast_to(np.arange(n_candidates), policy.shape)
+    return result, np.ascontiguousarray(candidates).reshape(-1, n_candidates, action_dim)
+
+
+class RecordedSearch:
+    """The search of one model for one number of rows.
+
+    :param model: not kept; recorded are the places of its parameters
+    :param inputs: static tensors that the search reads
+    :param explore: see :func:`search_in_tensors`
+    :param settings: see :func:`search_in_tensors`
+    :param compiled: whether to compile what every simulation calls
+    """
+
+    def __init__(
+        self, model: EfficientZeroModel, inputs: SearchInputs, explore: bool, settings: SearchSettings, compiled: bool
+    ) -> None:
+        self.inputs = inputs
+        self.addresses = addresses_of(model)
+        recorder = Recorder(model.reward_scale.device)
+        run = partial(search_in_tensors, inputs=inputs, explore=explore, settings=settings)
+        operations = compiled_operations() if compiled else Operations()
+        with recorder.beside():
+            try:
+                for _ in range(WARM_UPS):
+                    run(model, operations=operations)
+            except Exception as error:  # compilers fail in many ways, and nothing depends on them
+                if not compiled:
+                    raise
+                warnings.warn(f"the search is slower because it is not compiled: {error}", stacklevel=2)
+                operations = Operations()
+                run(model, operations=operations)
+        self.run = partial(run, operations=operations)
+        self.repeat: Callable[[], th.Tensor] | None = None
+        try:
+            self.repeat = recorder.capture(partial(self.run, model), _pool(recorder.device))
+        except RuntimeError as error:
+            warnings.warn(f"the search is slower because no CUDA graph can be recorded: {error}", stacklevel=2)
+
+    def __call__(self, model: EfficientZeroModel) -> th.Tensor:
+        """Search with what the inputs hold now, see :func:`search_in_tensors`; overwritten by the next call."""
+        return self.repeat() if self.repeat is not None else self.run(model)
+
+
+_SEARCHES: WeakKeyDictionary[EfficientZeroModel, dict[tuple, RecordedSearch]] = WeakKeyDictionary()
+
+
+@lru_cache
+def _pool(device: th.device) -> Any:
+    """Memory that all recorded searches share: they follow each other, and none reads what another one left there."""
+    return th.cuda.graph_pool_handle() if device.type == "cuda" else None
+
+
+def recorded_searches(model: EfficientZeroModel) -> list[RecordedSearch]:
+    """What :func:`plan_on_device` keeps for a model, one for every kind and size of search."""
+    return list(_SEARCHES.get(model, {}).values())
+
+
+def plan_on_device(
+    model: EfficientZeroModel,
+    observations: dict[str, th.Tensor],
+    noise: Noise | TensorNoise,
+    explore: bool,
+    settings: SearchSettings,
+) -> tuple[SearchResult, np.ndarray] | None:
+    """Search on the model's device; ``None`` if the network's answer is not finite.
+
+    The number of rows is the next power of two, so that few searches are recorded; rows do not see each other.
+
+    :param model: the newest parameters are used, wherever they are
+    :param observations: ``[n, ...]`` by key
+    :param noise: for ``n`` states or for one that all of them share
+    :param explore: whether candidates come from the flattened policy too
+    :param settings: with ``min_value_range`` in units of the model's reward scale
+    """
+    n, device = len(next(iter(observations.values()))), model.reward_scale.device
+    rows = max(FEWEST_ROWS, 1 << (n - 1).bit_length())
+    searches = _SEARCHES.setdefault(model, {})
+    key = (rows, explore, settings, *((name, part.dtype, part.shape[1:]) for name, part in observations.items()))
+    search = searches.get(key)
+    noise = noise_on_device(noise, device)
+    if search is None or search.addresses != addresses_of(model):
+        searches.pop(key, None)
+        inputs = _static_inputs(observations, noise, rows)
+        search = searches[key] = RecordedSearch(model, inputs, explore, settings, compiled=device.type == "cuda")
+    _fill(search.inputs, observations, noise, n)
+    head = model.action_head
+    action_dim = head.encoded_dim if isinstance(head, ContinuousActionHead) else 0
+    return unpack(search(model)[:n].cpu().numpy(), head.n_candidates, action_dim)
+
+
+def _static_inputs(observations: dict[str, th.Tensor], noise: TensorNoise, rows: int) -> SearchInputs:
+    """Tensors of ``rows`` rows, all of them with the first state's numbers, which are valid ones."""
+
+    def repeated(tensor: th.Tensor, axis: int) -> th.Tensor:
+        return tensor.narrow(axis, 0, 1).repeat_interleave(rows, axis) if tensor.numel() else tensor
+
+    return SearchInputs(
+        {key: repeated(part, 0) for key, part in observations.items()},
+        TensorNoise(repeated(noise.gumbel, 0), repeated(noise.candidates, 0), repeated(noise.children, 1)),
+    )
+
+
+def _fill(inputs: SearchInputs, observations: dict[str, th.Tensor], noise: TensorNoise, n: int) -> None:
+    """Write the ``n`` states to be searched into the first rows."""
+    for key, part in observations.items():
+        inputs.observations[key][:n].copy_(part)
+    inputs.noise.gumbel[:n].copy_(noise.gumbel)
+    if noise.candidates.numel():
+        inputs.noise.candidates[:n].copy_(noise.candidates)
+        inputs.noise.children[:, :n].copy_(noise.children)
+
+
+def draw_on_device(model: EfficientZeroModel, n: int, n_simulations: int, rng: np.random.Generator) -> TensorNoise:
+    """Noise for exploring, drawn on the model's device from a seed that ``rng`` gives.
+
+    :param model: for whose search the noise is
+    :param n: number of states
+    :param n_simulations: of the search
+    :param rng: source of the seed
+    """
+    device, head = model.reward_scale.device, model.action_head
+    generator = th.Generator(device).manual_seed(int(rng.integers(2**62)))
+    if isinstance(head, ContinuousActionHead):
+        return TensorNoise(
+            th.zeros(n, head.n_candidates, device=device),
+            th.randn(n, head.n_candidates, head.encoded_dim, generator=generator, device=device),
+            th.randn(n_simulations, n, head.n_children, head.encoded_dim, generator=generator, device=device),
+        )
+    gumbel = -th.empty(n, head.n_candidates, device=device).exponential_(generator=generator).log()
+    return TensorNoise(gumbel, gumbel.new_empty(0, 0, 0), gumbel.new_empty(0, 0, 0, 0))

@@ -1,0 +1,324 @@
+"""A whole search in compiled code, for models on the CPU that compiled functions can read.
+
+The same search as :func:`sb3_ezv2.search.search.search` with the same model, built from the same kernels: what differs
+is that between selection and backup the model is evaluated in place, by :mod:`sb3_ezv2.planning.fused_network`.
+States do not depend on each other, so they are searched in chunks whose trees and latent states fit into the
+processor's caches.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numba.core import config
+from threadpoolctl import ThreadpoolController
+
+from sb3_ezv2.common.compilation import entry_point, inlined
+from sb3_ezv2.common.type_aliases import Noise, SearchResult, SearchSettings
+from sb3_ezv2.planning.fused_network import (
+    BLAS_ROWS,
+    block,
+    run_layers,
+    sample_candidates,
+    sample_children,
+    write_observations,
+)
+from sb3_ezv2.planning.fused_weights import ModelWeights
+from sb3_ezv2.search.qvalues import Constants
+from sb3_ezv2.search.search import new_result, read_roots, search_plan
+from sb3_ezv2.search.selection import select
+from sb3_ezv2.search.tree import SearchTree, add_and_back_up, new_tree, plant
+
+MAX_THREADS: int = config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+"""From numba's configuration: ``numba.get_num_threads`` would start its threads and change how many torch has."""
+CHUNK = 128
+"""States searched together at most, and the most that one inference evaluates."""
+MIN_HALF = 16
+"""States of a chunk from which on a second chunk is made of half the states, for a second thread. Chunks do not depend
+on the number of threads, so results do not either."""
+
+
+class Nodes(NamedTuple):
+    """Latent states and actions of all nodes of a chunk of ``n`` states, and what the newest nodes came from.
+
+    Up to ``rows`` new nodes are evaluated together: ``n`` of one simulation after ``n`` of the other.
+    """
+
+    latents: np.ndarray  # [n_nodes, n, latent_dim] float32
+    actions: np.ndarray  # [n_nodes, n, max(n_candidates, n_children), action_dim] float32, empty if discrete
+    parents: np.ndarray  # [rows] int64
+    edges: np.ndarray  # [rows] int64
+    memory: np.ndarray  # [rows * weights.width] float32, working memory of the model
+    uniform: np.ndarray  # [n, n_candidates] float32, zeros: the prior logits of sampled actions
+
+
+def _new_nodes(weights: ModelWeights, n_nodes: int, n: int, rows: int, n_candidates: int, n_children: int) -> Nodes:
+    return Nodes(
+        latents=np.empty((n_nodes, n, weights.latents.width), np.float32),
+        actions=np.empty((n_nodes, n, max(n_candidates, n_children), weights.actions.width), np.float32),
+        parents=np.empty(rows, np.int64),
+        edges=np.empty(rows, np.int64),
+        memory=np.empty(rows * weights.width, np.float32),
+        uniform=np.zeros((n, max(n_candidates, n_children)), np.float32),
+    )
+
+
+@inlined
+def _write_parents(weights: ModelWeights, nodes: Nodes, rows: int, continuous: bool) -> None:
+    """Latent states and actions that ``rows`` new nodes follow, for the model."""
+    n = nodes.latents.shape[1]
+    latents, encoded = block(nodes.memory, rows, weights.latents), block(nodes.memory, rows, weights.actions)
+    for row in range(rows):
+        state, parent, edge = row % n, nodes.parents[row], nodes.edges[row]
+        for i in range(latents.shape[1]):
+            latents[row, i] = nodes.latents[parent, state, i]
+        for i in range(encoded.shape[1]):
+            if continuous:
+                encoded[row, i] = nodes.actions[parent, state, edge, i]
+            else:
+                encoded[row, i] = np.float32(i == edge)
+
+
+@inlined
+def _keep_latents(weights: ModelWeights, nodes: Nodes, node: int, rows: int) -> None:
+    """Latent states of ``rows`` new nodes, ``node`` being the number of the first."""
+    n = nodes.latents.shape[1]
+    latents = block(nodes.memory, rows, weights.latents)
+    for row in range(rows):
+        for i in range(latents.shape[1]):
+            nodes.latents[node + row // n, row % n, i] = latents[row, i]
+
+
+@inlined
+def _are_finite(values: np.ndarray, policies: np.ndarray) -> bool:
+    """Whether all numbers are finite."""
+    finite = True
+    for row in range(policies.shape[0]):
+        finite = finite and np.isfinite(values[row, 0])
+        for i in range(policies.shape[1]):
+            finite = finite and np.isfinite(policies[row, i])
+    return finite
+
+
+@inlined
+def _plant(
+    weights: ModelWeights,
+    tree: SearchTree,
+    nodes: Nodes,
+    noise: Noise,
+    gumbel: np.ndarray,
+    sampling: tuple,
+    first: int,
+    candidates: np.ndarray,
+) -> bool:
+    """Sample the states' candidates, where actions are continuous, and make the states roots of their trees.
+
+    :return: whether values and policies are finite; if not, nothing is done
+    """
+    n = nodes.latents.shape[1]
+    values, policies = block(nodes.memory, n, weights.values), block(nodes.memory, n, weights.policies)
+    finite = _are_finite(values, policies)
+    if finite:
+        logits = policies
+        if candidates.shape[2] > 0:
+            logits = nodes.uniform
+            for state in range(n):
+                row = noise.candidates[min(first + state, noise.candidates.shape[0] - 1)]
+                sample_candidates(policies[state], row, sampling[0], sampling[1], candidates[state])
+                for i in range(candidates.shape[1]):
+                    for d in range(candidates.shape[2]):
+                        nodes.actions[0, state, i, d] = candidates[state, i, d]
+        plant(tree, values[:, 0], logits, gumbel, np.inf, -np.inf)
+    return finite
+
+
+@inlined
+def _add_nodes(
+    weights: ModelWeights,
+    tree: SearchTree,
+    nodes: Nodes,
+    noise: Noise,
+    first: int,
+    node: int,
+    rows: int,
+    continuous: bool,
+    constants: Constants,
+) -> None:
+    """Add the evaluated nodes to their trees, from number ``node``; where actions are continuous, sample theirs."""
+    n = nodes.latents.shape[1]
+    rewards, values = block(nodes.memory, rows, weights.rewards), block(nodes.memory, rows, weights.values)
+    policies = block(nodes.memory, rows, weights.policies)
+    for row in range(rows):
+        state, number = row % n, node + row // n
+        logits = policies[row]
+        if continuous:
+            logits = nodes.uniform[0, : noise.children.shape[2]]
+            noise_row = noise.children[number - 1, min(first + state, noise.children.shape[1] - 1)]
+            sample_children(policies[row], noise_row, nodes.actions[number, state])
+        if nodes.parents[row] == 0:
+            # Several paths of length one may have been selected since.
+            tree.paths[state, 0] = nodes.edges[row]
+        add_and_back_up(tree, state, number, rewards[row, 0], values[row, 0], logits, constants.discount)
+
+
+@entry_point
+def _search_chunk(
+    weights: ModelWeights,
+    observations: np.ndarray,
+    noise: Noise,
+    gumbel: np.ndarray,
+    first: int,
+    schedule: np.ndarray,
+    n_first: int,
+    n_children: int,
+    constants: Constants,
+    sampling: tuple,
+    tree: SearchTree,
+    nodes: Nodes,
+    candidates: np.ndarray,
+) -> bool:
+    """Grow the trees of the ``n`` states of a chunk that begins with state ``first``.
+
+    :return: whether their values and policies are finite; if not, they are not searched
+    """
+    n, n_simulations, continuous = observations.shape[0], schedule.shape[0], candidates.shape[2] > 0
+    together = nodes.parents.shape[0] // n
+    n_batches = (n_first + together - 1) // together
+    scores = np.empty(n_children, np.float64)
+    write_observations(weights, observations, nodes.memory)
+    node, rows, layers = 0, n, weights.initial
+    for step in range(1 + n_batches + n_simulations - n_first):
+        if step > 0:
+            node, rows, layers = step - n_batches + n_first, n, weights.recurrent
+            if step <= n_batches:  # considered candidates that have not been visited
+                node = 1 + (step - 1) * together
+                rows = n * min(together, n_first - node + 1)
+            for row in range(rows):
+                simulation = node - 1 + row // n
+                nodes.parents[row], nodes.edges[row] = select(
+                    tree, row % n, simulation, schedule, n_children, constants, scores
+                )
+            _write_parents(weights, nodes, rows, continuous)
+        run_layers(weights.flat, layers, nodes.memory, rows)
+        _keep_latents(weights, nodes, node, rows)
+        if step > 0:
+            _add_nodes(weights, tree, nodes, noise, first, node, rows, continuous, constants)
+        elif not _plant(weights, tree, nodes, noise, gumbel, sampling, first, candidates):
+            return False
+    return True
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """The BLAS libraries of this process."""
+    import scipy.linalg.cython_blas  # noqa: F401  # the one that numba's products use, to be found when it is loaded
+
+    return ThreadpoolController()
+
+
+def _one_thread_of_blas(rows: int) -> AbstractContextManager:
+    """Where products of ``rows`` rows use BLAS: let it use one thread, because chunks already have one each.
+
+    Two libraries with as many threads as cores each make a search many times slower; the number of threads would also
+    change how BLAS rounds.
+    """
+    return _blas().limit(limits=1, user_api="blas") if rows >= BLAS_ROWS else nullcontext()
+
+
+def _cores() -> set[int]:
+    """Where any thread of this process may run; empty where the system does not say.
+
+    With ``OMP_PROC_BIND`` the calling thread may be bound to one core, which threads that it starts would inherit.
+    """
+    tasks = Path("/proc/self/task")
+    if not (hasattr(os, "sched_getaffinity") and tasks.is_dir()):
+        return set()
+    cores: set[int] = set()
+    for thread in tasks.iterdir():
+        with suppress(OSError):  # it has ended meanwhile
+            cores |= os.sched_getaffinity(int(thread.name))
+    return cores
+
+
+def _most_threads(n_cores: int) -> int:
+    """How many threads a search may use. Where nobody set it, numba counts the cores of the calling thread only."""
+    return MAX_THREADS if "NUMBA_NUM_THREADS" in os.environ else max(MAX_THREADS, n_cores)
+
+
+def _use_cores(cores: set[int]) -> None:
+    """Let the calling thread run on any of ``cores``."""
+    if cores:
+        os.sched_setaffinity(0, cores)
+
+
+def fused_search(
+    weights: ModelWeights,
+    observations: np.ndarray,
+    noise: Noise,
+    settings: SearchSettings,
+    n_children: int,
+    sampling: tuple[int, float],
+) -> tuple[SearchResult, np.ndarray] | None:
+    """Search from real observations.
+
+    :param weights: of the model, see :func:`~sb3_ezv2.planning.fused_weights.model_weights`
+    :param observations: flattened ``[n, observation_dim]`` float32
+    :param noise: of this search
+    :param settings: budget and constants
+    :param n_children: number of actions at every node below the root
+    :param sampling: number of candidates from the policy itself (negative to act greedily) and the factor of the
+        flattened policy's standard deviation, see :func:`~sb3_ezv2.planning.fused_network.sample_candidates`
+    :return: the result and the sampled candidates ``[n, n_candidates, action_dim]`` (``[n, n_candidates, 0]`` if
+        discrete); ``None`` if a value or a policy of ``observations`` is not finite
+    """
+    n, n_candidates = len(observations), noise.gumbel.shape[1]
+    schedule, constants = search_plan(settings, n_candidates, n_children)
+    n_first = min(settings.n_considered, settings.n_simulations)
+    result = new_result(n, n_candidates)
+    candidates = np.empty((n, n_candidates, noise.candidates.shape[2]), np.float32)
+    gumbel = np.ascontiguousarray(np.broadcast_to(noise.gumbel, (n, n_candidates)))
+    n_chunks = max(-(-n // CHUNK), min(n // MIN_HALF, 2))
+    bounds = np.linspace(0, n, n_chunks + 1).astype(np.int64)
+
+    def rows_together(n_states: int) -> int:
+        return n_states * min(max(CHUNK // n_states, 1), n_first)
+
+    def search_chunk(begin: int, end: int) -> bool:
+        n_states = end - begin
+        rows = rows_together(n_states)
+        tree = new_tree(n_states, settings.n_simulations, n_candidates, n_children)
+        nodes = _new_nodes(weights, settings.n_simulations + 1, n_states, rows, n_candidates, n_children)
+        finite = _search_chunk(
+            weights,
+            observations[begin:end],
+            noise,
+            gumbel[begin:end],
+            begin,
+            schedule,
+            n_first,
+            n_children,
+            constants,
+            sampling,
+            tree,
+            nodes,
+            candidates[begin:end],
+        )
+        if finite:
+            read_roots(tree, constants, SearchResult(*(rows[begin:end] for rows in result)))
+        return finite
+
+    chunks = bounds[:-1].tolist(), bounds[1:].tolist()
+    cores = _cores() if n_chunks > 1 else set()
+    n_threads = min(_most_threads(len(cores)), n_chunks)
+    with _one_thread_of_blas(max(map(rows_together, np.diff(bounds).tolist()), default=0)):
+        if n_threads > 1:
+            # Threads of Python: the compiled search holds no lock, and BLAS must not be called from numba's own ones.
+            with ThreadPoolExecutor(n_threads, initializer=_use_cores, initargs=(cores,)) as pool:
+                finite = list(pool.map(search_chunk, *chunks))
+        else:
+            finite = list(map(search_chunk, *chunks))
+    return (result, candidates) if all(finite) else None

@@ -1,0 +1,371 @@
+"""Replay of whole trajectories with priorities.
+
+Every environment is a stream of its own in a ring of *slots*. A slot holds one observation and what was done there;
+the last state of an episode has a slot too, so each observation is stored once and a terminal state is never the
+start of a sample:
+
+``TRANSITION, TRANSITION, ..., TERMINATED, TRANSITION, ..., TRUNCATED, TRANSITION, ..., FRONTIER``
+
+The frontier is the newest observation, whose action is not known yet. Following slots from any transition ends at an
+episode's last slot or at the frontier, hence never in another episode and never across the ring's head.
+"""
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_ezv2.common.compilation import entry_point
+from sb3_ezv2.common.spaces import named_arrays, named_spaces, random_actions
+from sb3_ezv2.common.type_aliases import ObservationArrays, TrajectoryBatch
+from sb3_ezv2.replay.frame_storage import new_frame_storages
+from sb3_ezv2.replay.sum_tree import find_leaves, new_sum_tree, resized, set_priorities
+
+EMPTY, TRANSITION, FRONTIER, TERMINATED, TRUNCATED = range(5)
+"""What a slot holds."""
+
+NO_FRONTIER = -1
+FIRST_ROWS = 1024
+MIN_PRIORITY = 1e-6
+MIN_WEIGHT = 0.1
+"""Importance weights are kept at or above this (EfficientZero V2's code)."""
+
+
+@entry_point
+def follow_slots(kinds: np.ndarray, starts: np.ndarray, length: int, n_envs: int) -> tuple[np.ndarray, np.ndarray]:
+    """Chains of ``length + 1`` slots from ``starts``, repeating the last state, and how many transitions are real."""
+    n_slots = kinds.shape[0]
+    chains = np.empty((starts.shape[0], length + 1), np.int64)
+    n_ahead = np.zeros(starts.shape[0], np.int64)
+    for i in range(starts.shape[0]):
+        slot = starts[i]
+        chains[i, 0] = slot
+        for k in range(length):
+            if kinds[slot] == TRANSITION:
+                slot = (slot + n_envs) % n_slots
+                n_ahead[i] += 1
+            chains[i, k + 1] = slot
+    return chains, n_ahead
+
+
+class TrajectoryReplayBuffer:
+    """Prioritised replay of trajectories; memory grows with use.
+
+    :param buffer_size: number of observations kept, all environments together; the last one of an episode counts
+    :param observation_space: of the environment, ``Dict`` included
+    :param action_space: ``Discrete`` or ``Box``; actions of a ``Box`` are stored scaled to [-1, 1]
+    :param n_envs: number of environments
+    :param alpha: exponent of the priorities; 0 samples uniformly
+    :param n_stack: frames in every image of bytes, of which only the newest is stored with each observation; other
+        parts of the observations are stored whole, as images are where ``n_stack`` is 1
+    :param channels_order: ``"first"`` or ``"last"`` if the frames are not stacked along the axis that
+        :func:`~sb3_ezv2.replay.frame_storage.stack_axis` finds
+    :raises ValueError: if the ring of one environment would have fewer than three slots, or the observation space no
+        images of ``n_stack`` frames
+    """
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        n_envs: int = 1,
+        alpha: float = 0.6,
+        n_stack: int = 1,
+        channels_order: str | None = None,
+    ) -> None:
+        self.buffer_size = buffer_size
+        self.observation_space = observation_space
+        self.action_space = action_space
+        self.n_envs = n_envs
+        self.alpha = alpha
+        self.n_stack = n_stack
+        self.channels_order = channels_order
+        self.max_rows = buffer_size // n_envs
+        if self.max_rows < 3:
+            raise ValueError(
+                f"buffer_size={buffer_size} leaves fewer than 3 observations for each of n_envs={n_envs} environments; "
+                "use a larger buffer_size"
+            )
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.n_rows = min(FIRST_ROWS, self.max_rows)
+        discrete = isinstance(self.action_space, spaces.Discrete)
+        action_shape = () if discrete else (get_action_dim(self.action_space),)
+        layout = (self.n_rows, self.n_envs)
+        self.stacks = new_frame_storages(self.observation_space, self.n_stack, self.channels_order, self.n_slots)
+        self.observations = {  # stored whole
+            key: np.empty((*layout, *space.shape), space.dtype)  # type: ignore[misc]
+            for key, space in named_spaces(self.observation_space).items()
+            if key not in self.stacks
+        }
+        self.actions = np.zeros((*layout, *action_shape), np.int64 if discrete else np.float32)
+        self.rewards = np.zeros(layout, np.float32)
+        self.kinds = np.full(layout, EMPTY, np.int8)
+        self.observation_ids = np.full(layout, -1, np.int64)
+        self.sum_tree = new_sum_tree(self.n_rows * self.n_envs)
+        self.n_observations = 0  # ever stored
+        self.n_transitions = 0  # in the buffer now
+        self._new_slots: list[np.ndarray] = []
+        self.frontiers = np.full(self.n_envs, NO_FRONTIER, np.int64)
+        self.next_rows = np.zeros(self.n_envs, np.int64)
+
+    def __len__(self) -> int:
+        """Number of transitions that can be sampled."""
+        return self.n_transitions
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        observations: np.ndarray | dict[str, np.ndarray],
+        next_observations: np.ndarray | dict[str, np.ndarray],
+        actions: np.ndarray,
+        rewards: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> np.ndarray:
+        """Store one step of every environment.
+
+        An episode that ends brings its last observation in ``info["terminal_observation"]`` and counts as truncated
+        where ``info["TimeLimit.truncated"]`` is true, as in every SB3 ``VecEnv``.
+
+        :param observations: before the step ``[n_envs, ...]``; stored only where a stream begins
+        :param next_observations: after the step, already of the next episode where ``dones``
+        :param actions: ``[n_envs]`` or ``[n_envs, action_dim]`` scaled to [-1, 1]
+        :param rewards: ``[n_envs]``
+        :param dones: ``[n_envs]``
+        :param infos: one dictionary per environment
+        :return: slots of the new transitions ``[n_envs]``; they are not sampled before :meth:`update_priorities` has
+            given them a priority, see :meth:`take_new_slots`
+        :raises ValueError: if an observation has another shape than its space, or images that are not those of the
+            observation before, one frame later; then nothing of the step is stored
+        """
+        before, after = self._checked(observations, self.n_envs), self._checked(next_observations, self.n_envs)
+        terminals = {int(env): self._checked(infos[env]["terminal_observation"], None) for env in np.flatnonzero(dones)}
+        self._check_stacks(before, after, terminals)
+        slots = np.empty(self.n_envs, np.int64)
+        for env in range(self.n_envs):
+            if self.frontiers[env] == NO_FRONTIER:
+                self._write_observation({key: value[env] for key, value in before.items()}, env, begins=True)
+            row = self.frontiers[env]
+            self.actions[row, env] = actions[env]
+            self.rewards[row, env] = rewards[env]
+            self.kinds[row, env] = TRANSITION
+            self.n_transitions += 1
+            slots[env] = row * self.n_envs + env
+            if dones[env]:
+                self._write_observation(terminals[env], env, begins=False)
+                truncated = infos[env].get("TimeLimit.truncated", False)
+                self.kinds[self.frontiers[env], env] = TRUNCATED if truncated else TERMINATED
+            self._write_observation({key: value[env] for key, value in after.items()}, env, begins=bool(dones[env]))
+        self._new_slots.append(slots)
+        return slots
+
+    def _checked(self, observations: np.ndarray | dict[str, np.ndarray], n_envs: int | None) -> ObservationArrays:
+        """Observations by key, before anything of the step is written.
+
+        :raises ValueError: if a part does not have the shape of its space
+        """
+        named = named_arrays(observations)
+        for key, space in named_spaces(self.observation_space).items():
+            expected = space.shape if n_envs is None else (n_envs, *(space.shape or ()))
+            if np.shape(named[key]) != expected:
+                raise ValueError(
+                    f"observation {key!r} has the shape {np.shape(named[key])}, its space {space} asks for {expected}; "
+                    "nothing of the step was stored"
+                )
+        return named
+
+    def _check_stacks(
+        self, before: ObservationArrays, after: ObservationArrays, terminals: dict[int, ObservationArrays]
+    ) -> None:
+        """Make sure that the images can be rebuilt, before anything of the step is written.
+
+        :raises ValueError: if an image is not the one before it in its stream, one frame later
+        """
+        for key, stacks in self.stacks.items():
+            for env, frontier in enumerate(self.frontiers):
+                known = frontier != NO_FRONTIER
+                last = stacks.read(np.array(frontier * self.n_envs + env)) if known else before[key][env]
+                following = terminals[env][key] if env in terminals else after[key][env]
+                if not stacks.follows(following, last):
+                    raise ValueError(
+                        f"n_stack={self.n_stack} and channels_order={self.channels_order!r} do not fit observation "
+                        f"{key!r} of environment {env}: its older frames are not the newer frames of the observation "
+                        "before; nothing of the step was stored. Pass the number of frames that the environment "
+                        "stacks and their channels_order ('first' or 'last'), or store whole observations with "
+                        "replay_buffer_kwargs={'n_stack': 1}"
+                    )
+
+    def take_new_slots(self) -> np.ndarray:
+        """Slots of the transitions stored since the last call, which have no priority yet."""
+        slots = np.concatenate([np.empty(0, np.int64), *self._new_slots])
+        self._new_slots = []
+        return slots
+
+    def close_streams(self) -> None:
+        """End all open episodes as truncated, for example because the environments are about to be reset.
+
+        A step that :meth:`add` was interrupted in counts where it was stored with what followed.
+        """
+        for env in np.flatnonzero(self.frontiers != NO_FRONTIER):
+            self.kinds[self.frontiers[env], env] = TRUNCATED
+        self.frontiers[:] = NO_FRONTIER
+        self.n_transitions = int((self.kinds == TRANSITION).sum())
+
+    def _write_observation(self, observation: ObservationArrays, env: int, begins: bool) -> None:
+        """Put the next observation of a stream into its ring; it becomes the frontier.
+
+        :param observation: by key
+        :param env: environment
+        :param begins: whether it is the first one of an episode or of a stream
+        """
+        row = int(self.next_rows[env])
+        if row == self.n_rows:
+            self._grow()
+        if self.kinds[row, env] == TRANSITION:
+            self.n_transitions -= 1
+            set_priorities(self.sum_tree, np.array([row * self.n_envs + env]), np.zeros(1))
+        self.kinds[row, env] = EMPTY
+        for key, array in self.observations.items():
+            array[row, env] = observation[key]
+        previous = None if begins else int(self.frontiers[env]) * self.n_envs + env
+        for key, stacks in self.stacks.items():
+            stacks.write(row * self.n_envs + env, observation[key], previous)
+        self.observation_ids[row, env] = self.n_observations
+        self.n_observations += 1
+        self.kinds[row, env] = FRONTIER
+        self.frontiers[env] = row
+        self.next_rows[env] = (row + 1) % self.max_rows
+
+    def _grow(self) -> None:
+        """Double the allocated rows, up to the ring's size."""
+        added = min(self.n_rows, self.max_rows - self.n_rows)
+
+        def extended(array: np.ndarray, fill: float) -> np.ndarray:
+            return np.concatenate([array, np.full((added, *array.shape[1:]), fill, array.dtype)])
+
+        n_rows = self.n_rows + added
+        for stacks in self.stacks.values():
+            stacks.grow(n_rows * self.n_envs)
+        grown = {
+            "n_rows": n_rows,
+            "observations": {key: extended(array, 0) for key, array in self.observations.items()},
+            "actions": extended(self.actions, 0),
+            "rewards": extended(self.rewards, 0),
+            "kinds": extended(self.kinds, EMPTY),
+            "observation_ids": extended(self.observation_ids, -1),
+            "sum_tree": resized(self.sum_tree, n_rows * self.n_envs),
+        }
+        vars(self).update(grown)  # all at once, so that Ctrl-C cannot come in between
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    @property
+    def n_slots(self) -> int:
+        """Number of slots allocated so far; a slot is ``row * n_envs + environment``."""
+        return self.n_rows * self.n_envs
+
+    def ids_at(self, slots: np.ndarray) -> np.ndarray:
+        """Running number of the observation in each slot: changes exactly when the slot is written anew."""
+        return self.observation_ids.reshape(-1)[slots]
+
+    def observations_at(self, slots: np.ndarray, env: VecNormalize | None = None) -> ObservationArrays:
+        """Observations ``[*slots.shape, ...]``, normalised if a ``VecNormalize`` is given."""
+        found = {key: array.reshape(-1, *array.shape[2:])[slots] for key, array in self.observations.items()}
+        found |= {key: stacks.read(slots) for key, stacks in self.stacks.items()}
+        if env is None:
+            return found
+        named = isinstance(self.observation_space, spaces.Dict)
+        return named_arrays(env.normalize_obs(found if named else found["observation"]))
+
+    def sample(
+        self,
+        batch_size: int,
+        unroll_steps: int,
+        td_steps: int,
+        beta: float,
+        rng: np.random.Generator,
+        env: VecNormalize | None = None,
+    ) -> TrajectoryBatch:
+        """Draw positions in proportion to their priorities, with what the losses and the value targets need.
+
+        :param batch_size: number of positions
+        :param unroll_steps: dynamics steps of the loss
+        :param td_steps: rewards that the value target of the last state may use
+        :param beta: exponent of the importance weights ``(n P(i))^-beta``
+        :param rng: source of all randomness
+        :param env: normalises observations and rewards
+        :raises ValueError: if there are fewer transitions than ``batch_size``
+        """
+        if self.n_transitions < batch_size:
+            raise ValueError(
+                f"batch_size={batch_size} is larger than the {self.n_transitions} transitions in the replay buffer; "
+                "collect more (learning_starts) or use a smaller batch"
+            )
+        shares = (np.arange(batch_size) + rng.random(batch_size)) / batch_size
+        starts = find_leaves(self.sum_tree, shares)
+        probabilities = self.sum_tree[len(self.sum_tree) // 2 + starts] / self.sum_tree[1]
+        weights = (self.n_transitions * probabilities) ** -beta
+        weights = np.maximum(weights / weights.max(), MIN_WEIGHT).astype(np.float32)
+
+        length = unroll_steps + td_steps
+        # The ring closes only when it has its full size; until then the frontier stands before the last row.
+        slots, n_ahead = follow_slots(self.kinds.reshape(-1), starts, length, self.n_envs)
+        real = np.arange(length) < n_ahead[:, None]
+        rewards = np.where(real, self.rewards.reshape(-1)[slots[:, :-1]], np.float32(0.0))
+        if env is not None:
+            rewards = np.where(real, env.normalize_reward(rewards), np.float32(0.0)).astype(np.float32)
+        states = slots[:, : unroll_steps + 1]
+        return TrajectoryBatch(
+            slots=slots,
+            n_ahead=n_ahead,
+            terminated=self.kinds.reshape(-1)[slots[:, -1]] == TERMINATED,
+            observations=self.observations_at(states, env),
+            actions=self._actions_at(states[:, :-1], real[:, :unroll_steps], rng),
+            rewards=rewards,
+            ages=self.n_observations - self.ids_at(states),
+            weights=weights,
+        )
+
+    def _actions_at(self, slots: np.ndarray, real: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Stored actions, and random ones past the end of an episode."""
+        actions = self.actions.reshape(-1, *self.actions.shape[2:])[slots]
+        missing = ~real
+        actions[missing] = random_actions(self.action_space, (int(missing.sum()),), rng)
+        return actions
+
+    def transitions_at(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rewards, whether the next state is terminal, and the next state's slots, of transitions ``[n]``."""
+        chains, _ = follow_slots(self.kinds.reshape(-1), slots, 1, self.n_envs)
+        following = chains[:, 1]
+        return self.rewards.reshape(-1)[slots], self.kinds.reshape(-1)[following] == TERMINATED, following
+
+    def check_same_layout(self, other: "TrajectoryReplayBuffer") -> None:
+        """Refuse a buffer of other spaces or another number of environments.
+
+        :raises ValueError: naming the first difference
+        """
+        for name in ("observation_space", "action_space", "n_envs"):
+            theirs, ours = getattr(other, name), getattr(self, name)
+            if theirs != ours:
+                raise ValueError(
+                    f"the replay buffer has {name}={theirs}, the model has {ours}; load it into a model made for the "
+                    "same environments"
+                )
+
+    def update_priorities(self, slots: np.ndarray, priorities: np.ndarray) -> None:
+        """Set the priorities of transitions.
+
+        :param slots: ``[n]``; those that hold no transition any more are left alone
+        :param priorities: ``[n]``, errors of at least 0; a small constant is added and the sum raised to ``alpha``
+        """
+        alive = self.kinds.reshape(-1)[slots] == TRANSITION
+        set_priorities(
+            self.sum_tree, slots[alive], (np.asarray(priorities, np.float64)[alive] + MIN_PRIORITY) ** self.alpha
+        )
