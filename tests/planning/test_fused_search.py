@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from sb3_ezv2.common.type_aliases import Noise
 from sb3_ezv2.networks.model import POLICY, VALUE, EfficientZeroModel
 from sb3_ezv2.planning import fused_search as fused_search_module
-from sb3_ezv2.planning import planner
+from sb3_ezv2.planning import planner as planner_module
 from sb3_ezv2.planning.fused_network import block, run_layers, sample_children, write_observations
 from sb3_ezv2.planning.fused_search import CHUNK, MIN_HALF
 from sb3_ezv2.planning.fused_weights import ModelWeights, model_weights, supports_fusion
@@ -224,7 +224,7 @@ def test_plans_equal_those_of_torch(kind, explore, monkeypatch):
     observations = {"observation": th.from_numpy(np.random.default_rng(0).uniform(-1, 1, (30, 3)).astype(np.float32))}
     noise = planner.draw_noise(model, 30, np.random.default_rng(1)) if explore else planner.greedy_noise(model)
     fused = planner.plan(model, observations, noise, explore)
-    monkeypatch.setattr(planner, "supports_fusion", lambda model: False)
+    monkeypatch.setattr(planner_module, "supports_fusion", lambda model: False)
     torch = planner.plan(model, observations, noise, explore)
     # Rounding may decide between two nearly equal branches of a tree; that is rare.
     same = (fused.visit_counts == torch.visit_counts).all(axis=1)
