@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_ezv2.networks.model import EfficientZeroModel
 
 VARIANCE_FLOOR = 1e-8
-FAR, N_KNOWN = 30.0, 100
+FAR, N_KNOWN = 10.0, 100
 """An observation counts as at most this many standard deviations away from the mean, once so many are known. A sensor
 that reports a huge number for "nothing seen" would otherwise make everything else look the same."""
 
