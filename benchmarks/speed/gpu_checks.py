@@ -153,7 +153,9 @@ def main(arguments: list[str] | None = None) -> int:
             command += ["--found", str(found), "--out", str(options.out.resolve()), *["--quick"] * options.quick]
             run_part(name, command, limit, found, record, options.out)
             entry = record["parts"][name]
-            print(f"{name}: {entry['status']} after {entry['seconds']} s", *entry.get("lines", ()), sep="\n  ", flush=True)
+            print(
+                f"{name}: {entry['status']} after {entry['seconds']} s", *entry.get("lines", ()), sep="\n  ", flush=True
+            )
     return sum(entry["status"] != "ok" for entry in record["parts"].values())
 
 

@@ -202,7 +202,9 @@ def batch_on(device: th.device, batch: TensorBatch) -> TensorBatch:
     return TensorBatch(observations, *(part.to(device) for part in batch[1:]))
 
 
-def gradient_of(copies: ModelCopies, batch: TensorBatch, settings: UpdateSettings) -> tuple[th.Tensor, float, list[str]]:
+def gradient_of(
+    copies: ModelCopies, batch: TensorBatch, settings: UpdateSettings
+) -> tuple[th.Tensor, float, list[str]]:
     """The clipped gradient in one vector on the CPU, the loss, and the parameters that got none."""
     output = find_gradient(copies, batch, settings)
     parts = [th.zeros_like(part) if part.grad is None else part.grad for part in copies.trained]
@@ -233,7 +235,12 @@ def mixed_gradient(kind: Kind, given: Circumstances) -> dict[str, Any]:
     half, half_loss, half_without = gradient_of(copies_on(given.device, model), batch, mixed)
     cosine = float(th.nn.functional.cosine_similarity(full, half, dim=0))
     lost = sorted(set(half_without) - set(without))
-    found = {"cosine": cosine, "loss": loss, "loss in mixed precision": half_loss, "parameters without": ", ".join(lost)}
+    found = {
+        "cosine": cosine,
+        "loss": loss,
+        "loss in mixed precision": half_loss,
+        "parameters without": ", ".join(lost),
+    }
     return {"ok": cosine > 0.9 and not lost, **found}
 
 
@@ -285,4 +292,7 @@ def refused_recording(given: Circumstances) -> dict[str, Any]:
     drawn = th.randn(3, device=given.device)
     later = attempt(allowed)
     found = {"refused": refused, "later": later, "drawn": bool(th.isfinite(drawn).all())}
-    return {"ok": (bool(refused) or given.device.type == "cpu") and not later and bool(th.isfinite(state).all()), **found}
+    return {
+        "ok": (bool(refused) or given.device.type == "cpu") and not later and bool(th.isfinite(state).all()),
+        **found,
+    }

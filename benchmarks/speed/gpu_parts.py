@@ -20,7 +20,7 @@ import torch as th
 from benchmarks.records import write_record
 
 ROOT = Path(__file__).parents[2]
-LAST_WORDS_S = 2.0
+LAST_WORDS_S = 6.0
 """This long before its limit a part prints where it is."""
 
 
@@ -67,7 +67,9 @@ def _in_short(found: dict[str, Any]) -> str:
     if "error" in found:
         return found["error"].strip().splitlines()[-1][:200]
     numbers = {name: value for name, value in found.items() if isinstance(value, int | float | str) and name != "ok"}
-    return ", ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in numbers.items())
+    return ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in numbers.items()
+    )
 
 
 class Circumstances(NamedTuple):

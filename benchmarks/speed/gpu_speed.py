@@ -20,8 +20,8 @@ from sb3_ezv2 import EfficientZeroV2
 from sb3_ezv2.common.recording import Recorder
 from sb3_ezv2.common.type_aliases import SearchSettings
 from sb3_ezv2.learning.losses import TensorBatch
-from sb3_ezv2.learning.updates import WARM_UPS, Updater, UpdateOutput, UpdateSettings, update
-from sb3_ezv2.networks.model import EfficientZeroModel
+from sb3_ezv2.learning.updates import WARM_UPS, UpdateOutput, Updater, UpdateSettings, update
+from sb3_ezv2.networks.model import EfficientZeroModel, ImageModel
 from sb3_ezv2.planning.device_search import Operations, SearchInputs, recorded_searches, search_in_tensors
 from sb3_ezv2.planning.planner import Planner
 from sb3_ezv2.planning.tensor_search import TreeOperations, back_up_tensors, select_tensors
@@ -41,8 +41,9 @@ ATARI: dict[str, Any] = {
 ASKED_UPDATES_PER_SECOND, ASKED_IMAGE_UPDATE_MS = 110.0, 18.0
 MODES = ("default", "max-autotune-no-cudagraphs", "reduce-overhead", "max-autotune")
 DECISIONS = 100_000
-SETTLED = 30
-"""Updates after which everything has been compiled and recorded, the sizes of searches excepted that occur later."""
+SETTLED, SETTLED_IMAGES = 210, 100
+"""Updates after which everything has been compiled and recorded; a target network is searched from for 200 of them, and
+that is where most sizes of searches occur for the first time."""
 
 
 def finished(device: th.device, function: Callable[[], object]) -> Callable[[], None]:
@@ -97,7 +98,11 @@ def network_calls(model: EfficientZeroModel, kind: Kind, n: int, n_simulations: 
 
 def searches(kind: Kind, given: Circumstances, sizes: tuple[int, ...]) -> dict[str, Any]:
     """The program's own search, its first call, and the network's time alone, recorded too."""
-    model, planner, device = new_network(kind, given.quick).to(given.device), planner_of(kind, given.quick), given.device
+    model, planner, device = (
+        new_network(kind, given.quick).to(given.device),
+        planner_of(kind, given.quick),
+        given.device,
+    )
     recorder, rng, found = Recorder(given.device), np.random.default_rng(0), {}
     for n in sizes:
         observations = observations_of(kind, n, device)
@@ -112,9 +117,7 @@ def searches(kind: Kind, given: Circumstances, sizes: tuple[int, ...]) -> dict[s
         network = network_calls(model, kind, n, planner.n_simulations)
         with recorder.beside():
             network()
-        times = milliseconds(
-            given, {"search": plan, "network": network, "recorded network": recorder.capture(network)}
-        )
+        times = milliseconds(given, {"search": plan, "network": network, "recorded network": recorder.capture(network)})
         found |= {f"{n}: {name}, ms": value for name, value in times.items()}
         found[f"{n}: network's share"] = times["recorded network"] / times["search"]
     found["recorded"] = all(search.repeat is not None for search in recorded_searches(model))
@@ -140,9 +143,9 @@ def static_search(kind: Kind, given: Circumstances, n: int) -> Callable[[Operati
     return by
 
 
-def compiled(mode: str) -> Operations:
-    """The operations, compiled by this mode when first called."""
-    wrap = partial(th.compile, mode=mode)
+def compiled(mode: str, device: th.device) -> Operations:
+    """The operations, compiled by this mode when first called; on the CPU only traced, which takes less time."""
+    wrap = partial(th.compile, mode=mode) if device.type == "cuda" else partial(th.compile, backend="eager")
     return Operations(wrap(evaluate_nodes), TreeOperations(wrap(select_tensors), wrap(back_up_tensors)))
 
 
@@ -178,7 +181,7 @@ def measure_modes(findings: Findings, given: Circumstances) -> None:
         if given.device.type == "cpu" and mode != "default":
             continue  # the others differ on a GPU only
         for name, by in ways.items():
-            search = by(compiled(mode))
+            search = by(compiled(mode, given.device))
             for record in (True, False) if "no-cudagraphs" in mode or mode == "default" else (False,):
                 how = "a graph" if record else "one by one"
                 findings.attempt(f"{name}, {mode}, {how}", partial(one_way, given, search, expected[name], record))
@@ -295,7 +298,8 @@ def whole_steps(model: EfficientZeroV2, given: Circumstances, seconds: float) ->
         ("train", model, "train"),
     ):
         watch.watch(name, owner, method)
-    deadline = Deadline(seconds, 5 if given.quick else SETTLED, watch)
+    settled = SETTLED_IMAGES if isinstance(model.policy.model, ImageModel) else SETTLED
+    deadline = Deadline(seconds, 5 if given.quick else settled, watch)
     began = time.perf_counter()
     with utilisation(given.device) as busy:
         model.learn(10**9, callback=deadline, log_interval=10**9)

@@ -4,6 +4,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch as th
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sb3_ezv2.networks.model import EfficientZeroModel
 
@@ -40,8 +41,8 @@ class ModelCopies:
 
     def update_average(self, tau: float) -> None:
         """Move the average by the share ``tau`` towards the model; statistics of batches are copied."""
+        get_ema_multi_avg_fn(1.0 - tau)(self.averaged, self.trained, None)
         with th.no_grad():
-            th._foreach_lerp_(self.averaged, self.trained, tau)
             for ours, theirs in self.with_buffers:
                 for statistic, newest in zip(ours.buffers(False), theirs.buffers(False), strict=True):
                     statistic.copy_(newest)
