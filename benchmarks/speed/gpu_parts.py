@@ -53,14 +53,18 @@ class Findings:
         said = sorted({str(each.message)[:600] for each in caught if "slower" in str(each.message)})
         if said:
             found["warnings"] = said
+        self.keep(name, found)
+        if also is not None:
+            also()
+
+    def keep(self, name: str, found: dict[str, Any]) -> None:
+        """Store and print what a check has found."""
         failed = found.get("ok") is False
         self.n_failed += failed
         self.content["checks"][name] = found
         self.content["lines"].append(f"{name}: {'FAILED  ' if failed else ''}{_in_short(found)}")
-        print(self.content["lines"][-1], found.get("error", ""), *said, sep="\n", flush=True)
+        print(self.content["lines"][-1], found.get("error", ""), *found.get("warnings", ()), sep="\n", flush=True)
         write_record(self.path, self.content)
-        if also is not None:
-            also()
 
 
 def _in_short(found: dict[str, Any]) -> str:
@@ -193,7 +197,10 @@ def main() -> None:
     faulthandler.dump_traceback_later(max(options.limit - LAST_WORDS_S, 1.0))
     given = Circumstances(th.device(options.device), options.seconds, options.limit, options.quick, options.out)
     findings = Findings(options.found)
-    PARTS[options.part](findings, given)
+    try:
+        PARTS[options.part](findings, given)
+    except Exception:  # outside of a check, an import for example
+        findings.keep(options.part, {"ok": False, "error": traceback.format_exc()})
     sys.exit(min(findings.n_failed, 1))
 
 

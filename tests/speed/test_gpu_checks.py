@@ -14,7 +14,7 @@ import pytest
 import torch as th
 
 from benchmarks.speed import gpu_checks
-from benchmarks.speed.gpu_checks import GROUPS, LIMITS, chosen_parts, main, run_part
+from benchmarks.speed.gpu_checks import GROUPS, LIMITS, chosen_parts, limit_of, main, run_part
 from benchmarks.speed.gpu_parts import PARTS, Findings
 
 ROOT = Path(__file__).parents[2]
@@ -106,6 +106,14 @@ def test_parts_are_chosen_by_name_and_by_group():
     assert chosen_parts(["walker", "correctness"]) == ["correctness", "walker"]
     with pytest.raises(ValueError, match="--parts e is not one of a, b"):
         chosen_parts(["e"])
+
+
+def test_parts_share_the_time_that_is_left():
+    parts = ["correctness", "proprio", "breakout"]
+    assert limit_of("correctness", parts, 1000.0) == LIMITS["correctness"]
+    total = sum(LIMITS[part] for part in parts)
+    assert limit_of("correctness", parts, 60.0) == pytest.approx(60.0 * LIMITS["correctness"] / total)
+    assert limit_of("breakout", parts, 300.0) == 300.0
 
 
 def test_a_failing_part_does_not_end_the_next_one(tmp_path, monkeypatch, capsys):
