@@ -16,13 +16,18 @@ def current_commit(folder: Path | None = None) -> str:
     """Commit of the working tree, marked when there are changes to tracked files other than stored results.
 
     :param folder: anywhere in the working tree; ``None`` for the current folder
+    :return: ``"unknown"`` for a copy of the files without git
     """
 
     def git(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
 
-    described = git("rev-parse", "--short=12", "HEAD")
-    described.check_returncode()
+    try:
+        described = git("rev-parse", "--short=12", "HEAD")
+    except FileNotFoundError:  # there is no git
+        return "unknown"
+    if described.returncode != 0:
+        return "unknown"
     unchanged = git("diff", "--quiet", "HEAD", "--", ":(top)", ":(top,exclude)benchmarks/results").returncode == 0
     return described.stdout.strip() + ("" if unchanged else "-dirty")
 
@@ -63,6 +68,13 @@ def new_record(name: str, *packages: str) -> dict[str, Any]:
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
-    """Store a record as JSON, in a folder that need not exist."""
+    """Store a record as JSON, in a folder that need not exist; who reads it meanwhile finds the old one or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    beside = path.with_name(f".{path.name}.new")
+    beside.write_text(json.dumps(record, indent=1) + "\n")
+    beside.replace(path)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A stored record, empty if there is none yet."""
+    return json.loads(path.read_text()) if path.exists() else {}

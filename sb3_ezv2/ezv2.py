@@ -402,5 +402,5 @@ class EfficientZeroV2(ReplayAlgorithm):
         """Record the last update."""
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/searched_fraction", self.reanalyzer.searched_fraction)
-        for name, value in logs.items():
-            self.logger.record(f"train/{name}", value.item())
+        for name, value in zip(logs, th.stack(list(logs.values())).tolist(), strict=True):
+            self.logger.record(f"train/{name}", value)

@@ -86,8 +86,10 @@ def consistency_loss(model: EfficientZeroModel, latents: th.Tensor, observations
     """
     with th.no_grad():
         real = model.represent({key: value.flatten(0, 1) for key, value in observations.items()})
-        targets = model.projection(real)
+    # Before the targets: up to version 2.9 of PyTorch, weights that autocast meets without a gradient first get none.
     predictions = model.prediction(model.projection(latents.flatten(0, 1)))
+    with th.no_grad():
+        targets = model.projection(real)
     return -F.cosine_similarity(predictions.float(), targets.float(), dim=-1).view(latents.shape[:2])
 
 
