@@ -12,7 +12,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecFrameStack
 
-from benchmarks import atari_100k, atari_table
+from benchmarks.learning import atari_100k, atari_table
 from sb3_ezv2 import EfficientZeroV2
 from sb3_ezv2.envs import atari
 from sb3_ezv2.envs.atari import GAMES, AtariFrames, make_atari

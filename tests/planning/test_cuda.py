@@ -166,6 +166,6 @@ def test_searches_in_torch_equal_the_compiled_ones(action_space, monkeypatch):
 
 @pytest.mark.skipif(th.cuda.is_available(), reason="there is a CUDA device")
 def test_the_checks_say_that_there_is_no_gpu():
-    command = [sys.executable, "-m", "benchmarks.gpu_checks"]
+    command = [sys.executable, "-m", "benchmarks.speed.gpu_checks"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 1 and "there is no CUDA device" in result.stderr

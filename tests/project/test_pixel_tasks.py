@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.pixel_tasks import BEST_RETURN, N_CELLS, RANDOM_RETURN, Catch, CatchContinuous
-from benchmarks.tasks import TASKS
+from benchmarks.learning.pixel_tasks import BEST_RETURN, N_CELLS, RANDOM_RETURN, Catch, CatchContinuous
+from benchmarks.learning.tasks import TASKS
 from sb3_ezv2 import CnnPolicy, EfficientZeroV2
 
 

@@ -1,8 +1,8 @@
 """Compare classic control with the zoo's other algorithms, each at its own budget and with its own tuned settings.
 
-``python -m benchmarks.classic_control commands`` prints the commands that train all runs, ``... store logs`` condenses
-finished runs of a log folder to ``benchmarks/results/classic_control``, and ``... table`` writes the table of the
-documentation, ``docs/classic_control_table.md``, from what is stored.
+``python -m benchmarks.learning.classic_control commands`` prints the commands that train all runs, ``... store logs``
+condenses finished runs of a log folder to ``benchmarks/results/classic_control``, and ``... table`` writes the table of
+the documentation, ``docs/classic_control_table.md``, from what is stored.
 """
 
 import argparse
@@ -17,8 +17,8 @@ from stable_baselines3.common.monitor import load_results
 
 from benchmarks.records import current_commit
 
-RESULTS = Path(__file__).parent / "results" / "classic_control"
-TABLE = Path(__file__).parents[1] / "docs" / "classic_control_table.md"
+RESULTS = Path(__file__).parents[1] / "results" / "classic_control"
+TABLE = Path(__file__).parents[2] / "docs" / "classic_control_table.md"
 OURS = "ezv2"
 SEEDS = (0, 1, 2)
 N_EPISODES = 20

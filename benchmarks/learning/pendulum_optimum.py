@@ -1,8 +1,8 @@
 """The best return of Pendulum-v1 from the very states that a stored run was evaluated from.
 
 Mean returns of 20 episodes depend on where these start: the best possible one lies between -111 and -159 in the stored
-runs. ``python -m benchmarks.pendulum_optimum`` prints the evaluated returns beside it. The optimum comes from dynamic
-programming on a grid of states; what is printed is what its policy really collects, so it can be reached.
+runs. ``python -m benchmarks.learning.pendulum_optimum`` prints the evaluated returns beside it. The optimum comes from
+dynamic programming on a grid of states; what is printed is what its policy really collects, so it can be reached.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import gymnasium as gym
 import numba as nb
 import numpy as np
 
-from benchmarks.learning_curve import EVAL_SEED, N_EPISODES
+from benchmarks.learning.learning_curve import EVAL_SEED, N_EPISODES
 from benchmarks.records import RESULTS
 
 N_STEPS = 200

@@ -1,6 +1,6 @@
 """What a machine with a GPU must show: equal searches and updates, and the speed of both and of whole runs.
 
-``python -m benchmarks.gpu_checks`` ends after less than nine minutes, whatever happens, and writes
+``python -m benchmarks.speed.gpu_checks`` ends after less than nine minutes, whatever happens, and writes
 ``benchmarks/results/gpu_checks.json`` after every part: searches on the GPU against the compiled ones on the CPU and
 whether they are recorded as CUDA graphs, recorded updates against the others, searches against the bare network calls
 (made one after the other and recorded), updates with and without mixed precision, for vectors at the paper's setting
@@ -26,11 +26,11 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 
-from benchmarks.cost_growth import Noise
-from benchmarks.end_to_end import PAPER
+from benchmarks.learning.tasks import TASKS
 from benchmarks.records import RESULTS, new_record, write_record
-from benchmarks.search_cost import OBSERVATION, SETTINGS, proprio_model, take_turns
-from benchmarks.tasks import TASKS
+from benchmarks.speed.cost_growth import Noise
+from benchmarks.speed.end_to_end import PAPER
+from benchmarks.speed.search_cost import OBSERVATION, SETTINGS, proprio_model, take_turns
 from sb3_ezv2 import CnnPolicy, EfficientZeroV2
 from sb3_ezv2.common.recording import Recorder
 from sb3_ezv2.learning.losses import TensorBatch
@@ -250,7 +250,7 @@ def main() -> None:
     device = th.device(options.device)
     seconds, batch_size, after = (0.5, 16, 5) if options.quick else (8.0, 256, 420)
     faulthandler.dump_traceback_later(LIMIT_S, exit=True)
-    record: dict[str, Any] = new_record("gpu_checks", "torch", "numpy", "numba")
+    record: dict[str, Any] = new_record("speed.gpu_checks", "torch", "numpy", "numba")
     record["device"] = th.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     for name, check in (
         ("equality", lambda: equality(device)),

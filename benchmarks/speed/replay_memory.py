@@ -1,9 +1,9 @@
 """Memory of a full replay buffer of stacked images: filling, sampling, saving and loading.
 
-``python -m benchmarks.replay_memory`` fills a buffer with 96 x 96 RGB in stacks of four, saves it in a temporary folder
-and loads it again in a new process, checks stacks bit for bit, prints the largest memory that each process has had so
-far (peak resident set, interpreter and libraries included) and writes ``benchmarks/results/replay_memory.json``. The
-file takes as much room on the disk as the buffer in memory.
+``python -m benchmarks.speed.replay_memory`` fills a buffer with 96 x 96 RGB in stacks of four, saves it in a temporary
+folder and loads it again in a new process, checks stacks bit for bit, prints the largest memory that each process has
+had so far (peak resident set, interpreter and libraries included) and writes ``benchmarks/results/replay_memory.json``.
+The file takes as much room on the disk as the buffer in memory.
 """
 
 import argparse
@@ -18,8 +18,8 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
 
-from benchmarks.memory import peak_bytes
 from benchmarks.records import RESULTS, new_record, write_record
+from benchmarks.speed.memory import peak_bytes
 from sb3_ezv2 import TrajectoryReplayBuffer
 
 RESULT = RESULTS / "replay_memory.json"
@@ -145,7 +145,7 @@ def main() -> None:
                 shown = ", ".join(f"{key} {value:,.3f}" for key, value in values.items())
                 print(f"{name:<13} {part:<8} {shown}", flush=True)
     record = {
-        **new_record("replay_memory", "numpy", "numba", "stable_baselines3"),
+        **new_record("speed.replay_memory", "numpy", "numba", "stable_baselines3"),
         "transitions": arguments.transitions,
         "stack": [N_STACK, N_CHANNELS, SIZE, SIZE],
         "measured": found,

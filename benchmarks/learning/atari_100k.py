@@ -1,11 +1,11 @@
 """One game of Atari 100k in legs: each resumes from the checkpoint of the one before.
 
-``python -m benchmarks.atari_100k Pong --seed 0`` trains with the ``atari`` entry of the hyperparameters until its time
-is up, saves model and replay buffer in ``--folder``, and says how far it is. Called again it goes on; a leg that was
-killed, even while it saved, is made again. At the end of the budget the updates are made up for that random actions
-came without, so that there are as many as decisions; the next call plays full games with the deterministic policy and
-ends the run. The record with the legs, the training returns and the evaluation is
-``benchmarks/results/atari_100k/<game>/seed-<n>.json``, which ``python -m benchmarks.atari_table`` reads.
+``python -m benchmarks.learning.atari_100k Pong --seed 0`` trains with the ``atari`` entry of the hyperparameters until
+its time is up, saves model and replay buffer in ``--folder``, and says how far it is. Called again it goes on; a leg
+that was killed, even while it saved, is made again. At the end of the budget the updates are made up for that random
+actions came without, so that there are as many as decisions; the next call plays full games with the deterministic
+policy and ends the run. The record with the legs, the training returns and the evaluation is
+``benchmarks/results/atari_100k/<game>/seed-<n>.json``, which ``python -m benchmarks.learning.atari_table`` reads.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 
-from benchmarks.atari_table import FOLDER
+from benchmarks.learning.atari_table import FOLDER
 from benchmarks.records import new_record, write_record
 from sb3_ezv2 import EfficientZeroV2
 from sb3_ezv2.envs.atari import AtariTraining, make_atari
@@ -128,7 +128,7 @@ def main(arguments: list[str] | None = None) -> None:
     record = json.loads(path.read_text()) if path.exists() else {}
     if not record or not checkpoint_of(options, record).exists():
         record = {
-            **new_record("atari_100k", "torch", "numpy", "numba", "ale_py"),
+            **new_record("learning.atari_100k", "torch", "numpy", "numba", "ale_py"),
             "game": options.game,
             "seed": options.seed,
             "settings": options.settings,

@@ -1,8 +1,8 @@
 """How long the package needs before it works: import, and the first search with a cold and a warm cache of numba.
 
-``python -m benchmarks.start_up`` starts new processes, prints a table and writes ``benchmarks/results/start_up.json``.
-The import counts what it adds to that of Stable-Baselines3; the first search counts the first ``predict`` of a model
-for a discrete and for a continuous task.
+``python -m benchmarks.speed.start_up`` starts new processes, prints a table and writes
+``benchmarks/results/start_up.json``. The import counts what it adds to that of Stable-Baselines3; the first search
+counts the first ``predict`` of a model for a discrete and for a continuous task.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def main() -> None:
     for name, value in found.items():
         print(f"{name:<42} {value:>6.2f} s")
     record = {
-        **new_record("start_up", "torch", "numpy", "numba", "stable_baselines3"),
+        **new_record("speed.start_up", "torch", "numpy", "numba", "stable_baselines3"),
         "seconds": found,
     }
     write_record(arguments.out, record)

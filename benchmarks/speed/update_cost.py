@@ -1,11 +1,12 @@
 """What an update costs beside the bare forward pass, backward pass and optimiser step of the same network and losses.
 
-``python -m benchmarks.update_cost`` prints a table and writes ``benchmarks/results/update_cost.json``. Three things
-take turns on walker walk, and on Breakout's images: ``update`` is ``EfficientZeroV2.train`` with a batch and targets
-that lie ready, so without sampling and reanalysis, but with augmentation; ``bare`` is the loss, its gradient and the
-optimiser's step alone; ``mixed`` is the same with mixed precision; ``every step`` is the bare update in the obvious
-order, which evaluates all heads and projections at every unrolled step. One thread. The floating point operations of an
-update are counted, too: how many searched states they equal is what bounds the share of reanalysis in a run.
+``python -m benchmarks.speed.update_cost`` prints a table and writes ``benchmarks/results/update_cost.json``. Three
+things take turns on walker walk, and on Breakout's images: ``update`` is ``EfficientZeroV2.train`` with a batch and
+targets that lie ready, so without sampling and reanalysis, but with augmentation; ``bare`` is the loss, its gradient
+and the optimiser's step alone; ``mixed`` is the same with mixed precision; ``every step`` is the bare update in the
+obvious order, which evaluates all heads and projections at every unrolled step. One thread. The floating point
+operations of an update are counted, too: how many searched states they equal is what bounds the share of reanalysis in
+a run.
 """
 
 import argparse
@@ -18,10 +19,10 @@ import torch.nn.functional as F
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 
-from benchmarks.planners import counted
+from benchmarks.learning.tasks import SMALL_IMAGE_NETWORK, TASKS
 from benchmarks.records import RESULTS, new_record, write_record
-from benchmarks.search_cost import PROPRIO_NETWORK, take_turns
-from benchmarks.tasks import SMALL_IMAGE_NETWORK, TASKS
+from benchmarks.speed.planners import counted
+from benchmarks.speed.search_cost import PROPRIO_NETWORK, take_turns
 from sb3_ezv2 import EfficientZeroV2
 from sb3_ezv2.envs.atari import make_atari
 from sb3_ezv2.learning.losses import LossCoefficients, TensorBatch, categorical_loss, tensor_batch, unroll_loss
@@ -150,7 +151,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT, help="file to write")
     arguments = parser.parse_args()
     record: dict[str, Any] = {
-        **new_record("update_cost", "torch", "numpy"),
+        **new_record("speed.update_cost", "torch", "numpy"),
         "updates": [],
     }
     th.set_num_threads(1)

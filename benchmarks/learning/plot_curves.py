@@ -1,8 +1,9 @@
-"""Draw the stored learning curves: ``python -m benchmarks.plot_curves`` writes ``benchmarks/learning_curves.png``.
+"""Draw the stored learning curves: ``python -m benchmarks.learning.plot_curves``.
 
-One panel a task, one thin line a seed and a thick one for their mean, with the return asked of the task. The table that
-the documentation shows is printed as well. ``benchmarks/mixed_precision.png`` compares the training episodes of the
-stored runs of :mod:`benchmarks.end_to_end` with and without mixed precision.
+It writes ``benchmarks/learning/learning_curves.png``: one panel a task, one thin line a seed and a thick one for their
+mean, with the return asked of the task. The table that the documentation shows is printed as well.
+``benchmarks/speed/mixed_precision.png`` compares the training episodes of the stored runs of
+:mod:`benchmarks.speed.end_to_end` with and without mixed precision.
 """
 
 import argparse
@@ -16,8 +17,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from benchmarks.learning.tasks import TASKS
 from benchmarks.records import RESULTS
-from benchmarks.tasks import TASKS
 
 PICTURE = Path(__file__).parent / "learning_curves.png"
 PRECISION_PICTURE = Path(__file__).parent / "mixed_precision.png"

@@ -1,9 +1,9 @@
 """How time and arithmetic grow with what a user chooses.
 
-``python -m benchmarks.cost_growth`` measures the time of a search and of an update against the states searched
+``python -m benchmarks.speed.cost_growth`` measures the time of a search and of an update against the states searched
 together, simulations, action dimensions, network width and environments, counts the floating point operations of one
-decision (see :mod:`benchmarks.planners`), and writes ``benchmarks/results/cost_growth.json`` and
-``benchmarks/cost_growth.png``. Everything else has the constructor's values: 16 simulations, 128 units, 3 action
+decision (see :mod:`benchmarks.speed.planners`), and writes ``benchmarks/results/cost_growth.json`` and
+``benchmarks/speed/cost_growth.png``. Everything else has the constructor's values: 16 simulations, 128 units, 3 action
 dimensions, 24 numbers observed, batches of 64. One thread.
 """
 
@@ -23,9 +23,9 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 
-from benchmarks.planners import dreamer, ours, td_mpc2
 from benchmarks.records import RESULTS, new_record, write_record
-from benchmarks.search_cost import PROPRIO_NETWORK, take_turns
+from benchmarks.speed.planners import dreamer, ours, td_mpc2
+from benchmarks.speed.search_cost import PROPRIO_NETWORK, take_turns
 from sb3_ezv2 import EfficientZeroV2
 
 RESULT = RESULTS / "cost_growth.json"
@@ -149,7 +149,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.draw_only:
         th.set_num_threads(1)
-        record: dict[str, Any] = {**new_record("cost_growth", "torch", "numpy", "numba"), "times": {}}
+        record: dict[str, Any] = {**new_record("speed.cost_growth", "torch", "numpy", "numba"), "times": {}}
         for quantity, sizes in GRID.items():
             record["times"][quantity] = []
             for size in sizes:

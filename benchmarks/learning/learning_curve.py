@@ -1,8 +1,9 @@
 """Train on one task with one seed and store the learning curve.
 
-``python -m benchmarks.learning_curve CartPole-v1 --seed 0`` writes ``benchmarks/results/CartPole-v1/seed-0.json``: the
-returns of 20 deterministic evaluation episodes on separate environments at every interval, with the command, the
-seed, the commit and the wall-clock time. The file is rewritten after every evaluation.
+``python -m benchmarks.learning.learning_curve CartPole-v1 --seed 0`` writes
+``benchmarks/results/CartPole-v1/seed-0.json``: the returns of 20 deterministic evaluation episodes on separate
+environments at every interval, with the command, the seed, the commit and the wall-clock time. The file is rewritten
+after every evaluation.
 """
 
 import argparse
@@ -15,8 +16,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
+from benchmarks.learning.tasks import TASKS, Task
 from benchmarks.records import RESULTS, new_record
-from benchmarks.tasks import TASKS, Task
 from sb3_ezv2 import EfficientZeroV2
 
 N_EPISODES = 20
@@ -98,7 +99,7 @@ def main() -> None:
     path = arguments.out / arguments.task / f"seed-{arguments.seed}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {
-        **new_record("learning_curve", "torch", "numpy", "numba", "stable_baselines3", "gymnasium"),
+        **new_record("learning.learning_curve", "torch", "numpy", "numba", "stable_baselines3", "gymnasium"),
         "task": arguments.task,
         "seed": arguments.seed,
         "settings": settings,

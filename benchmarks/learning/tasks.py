@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 from stable_baselines3.common.utils import LinearSchedule
 
-from benchmarks.pixel_tasks import Catch, CatchContinuous
+from benchmarks.learning.pixel_tasks import Catch, CatchContinuous
 from sb3_ezv2.envs.dmc import make_dmc
 
 

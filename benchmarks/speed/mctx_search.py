@@ -1,6 +1,6 @@
 """The same search by mctx: the paper's network for vectors in JAX, with the weights of a torch model.
 
-Only for comparison by ``benchmarks.search_cost``; needs the extra ``benchmarks``. mctx has the same number of
+Only for comparison by ``benchmarks.speed.search_cost``; needs the extra ``benchmarks``. mctx has the same number of
 actions everywhere, so below the root of a continuous search all but the sampled children are given no probability.
 """
 

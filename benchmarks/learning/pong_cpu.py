@@ -1,8 +1,8 @@
 """Pong on a CPU for 10,000 decisions with reduced settings: not to be solved, but to show that everything works.
 
-``python -m benchmarks.pong_cpu`` trains and writes ``benchmarks/results/pong_cpu.json``: decisions a second, memory and
-losses every 500 decisions, and the correlation between the values that the network predicts of stored states and the
-discounted returns that followed them. Frames have 48 pixels per side, a search 8 simulations, the network an
+``python -m benchmarks.learning.pong_cpu`` trains and writes ``benchmarks/results/pong_cpu.json``: decisions a second,
+memory and losses every 500 decisions, and the correlation between the values that the network predicts of stored states
+and the discounted returns that followed them. Frames have 48 pixels per side, a search 8 simulations, the network an
 eighth of the paper's channels, and there is one update of 32 samples for every two decisions.
 """
 
@@ -17,9 +17,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecFrameStack
 
-from benchmarks.memory import peak_bytes
+from benchmarks.learning.tasks import SMALL_IMAGE_NETWORK
 from benchmarks.records import RESULTS, new_record, write_record
-from benchmarks.tasks import SMALL_IMAGE_NETWORK
+from benchmarks.speed.memory import peak_bytes
 from sb3_ezv2 import EfficientZeroV2
 from sb3_ezv2.common.tensors import to_tensors
 from sb3_ezv2.envs.atari import make_atari
@@ -92,7 +92,7 @@ def main() -> None:
     env = VecFrameStack(
         make_vec_env(lambda: make_atari("Pong", training=True, screen_size=48), 1, seed=options.seed), 4
     )
-    record: dict[str, Any] = {**new_record("pong_cpu", "torch", "numpy", "numba", "ale_py"), "rows": []}
+    record: dict[str, Any] = {**new_record("learning.pong_cpu", "torch", "numpy", "numba", "ale_py"), "rows": []}
     model = EfficientZeroV2("CnnPolicy", env, seed=options.seed, device="cpu", **SETTINGS)
     model.learn(options.decisions, callback=Watch(record["rows"]), log_interval=10**9)
     values, returns = values_and_returns(model)

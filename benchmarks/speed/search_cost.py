@@ -1,10 +1,11 @@
 """What a search costs: the tree alone, and a whole search against the bare network calls in torch.
 
-``python -m benchmarks.search_cost`` prints a table and writes ``benchmarks/results/search_cost.json``. The measurements
-that are compared take turns, so that whatever else the machine does meets all of them, and the smallest and the median
-time of each are kept. One thread throughout: ``OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1``. ``--mctx`` adds the compiled
-search of mctx with the same network (the extra ``benchmarks``; with ``XLA_FLAGS=--xla_cpu_multi_thread_eigen=false``
-it has one thread, too). Images are Atari's, with the paper's network and its value prefix.
+``python -m benchmarks.speed.search_cost`` prints a table and writes ``benchmarks/results/search_cost.json``. The
+measurements that are compared take turns, so that whatever else the machine does meets all of them, and the smallest
+and the median time of each are kept. One thread throughout: ``OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1``. ``--mctx`` adds
+the compiled search of mctx with the same network (the extra ``benchmarks``; with
+``XLA_FLAGS=--xla_cpu_multi_thread_eigen=false`` it has one thread, too). Images are Atari's, with the paper's network
+and its value prefix.
 """
 
 import argparse
@@ -148,7 +149,7 @@ def whole_search(setting: Setting, n_roots: int, seconds: float, with_mctx: bool
 
     rivals: dict[str, Callable[[], object]] = {}
     if with_mctx:
-        from benchmarks.mctx_search import MctxPlanner  # needs JAX
+        from benchmarks.speed.mctx_search import MctxPlanner  # needs JAX
 
         other = MctxPlanner(model, setting.n_simulations, setting.n_considered, 0.99)
         noise = planner.draw_noise(model, n_roots, rng)
@@ -173,7 +174,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT, help="file to write")
     arguments = parser.parse_args()
     record: dict[str, Any] = {
-        **new_record("search_cost", "torch", "numpy", "numba"),
+        **new_record("speed.search_cost", "torch", "numpy", "numba"),
         "tree": [],
         "search": [],
     }

@@ -1,6 +1,6 @@
 """Where the time of a run goes, and how much memory it takes.
 
-``python -m benchmarks.end_to_end`` trains on walker walk at the paper's setting (batch 256, 32 simulations, its
+``python -m benchmarks.speed.end_to_end`` trains on walker walk at the paper's setting (batch 256, 32 simulations, its
 network, one update a decision) and writes ``benchmarks/results/end_to_end.json``: decisions a second, the share of
 every part, the searched fraction, the peak of the memory and what was learned meanwhile (returns of the training
 episodes, and of 10 deterministic ones on another environment when the time has been taken). ``--defaults`` takes the
@@ -20,10 +20,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from benchmarks.memory import peak_bytes
+from benchmarks.learning.tasks import TASKS
 from benchmarks.records import RESULTS, new_record, write_record
-from benchmarks.search_cost import PROPRIO_NETWORK
-from benchmarks.tasks import TASKS
+from benchmarks.speed.memory import peak_bytes
+from benchmarks.speed.search_cost import PROPRIO_NETWORK
 from sb3_ezv2 import EfficientZeroV2
 from sb3_ezv2.common.type_aliases import TrainingTargets
 from sb3_ezv2.learning.reanalyze import Reanalyzer
@@ -227,7 +227,7 @@ def main() -> None:
         arguments.seed,
     )
     record = {
-        **new_record("end_to_end", "torch", "numpy", "numba"),
+        **new_record("speed.end_to_end", "torch", "numpy", "numba"),
         **found,
     }
     for name, share in sorted(found["shares"].items(), key=lambda item: -item[1]):

@@ -1,8 +1,8 @@
 """The human-normalised table of Atari 100k from stored runs.
 
-``python -m benchmarks.atari_table`` reads ``benchmarks/results/atari_100k/<game>/seed-<n>.json``, as
-:mod:`benchmarks.atari_100k` writes them, or with ``--logs`` the ``evaluations.npz`` of the zoo's runs, of which the
-last evaluation counts, and prints a Markdown table: the score of every game, and mean, median and
+``python -m benchmarks.learning.atari_table`` reads ``benchmarks/results/atari_100k/<game>/seed-<n>.json``, as
+:mod:`benchmarks.learning.atari_100k` writes them, or with ``--logs`` the ``evaluations.npz`` of the zoo's runs, of
+which the last evaluation counts, and prints a Markdown table: the score of every game, and mean, median and
 interquartile mean of the human-normalised scores with 95 % intervals from a stratified bootstrap over seeds (Agarwal et
 al. 2021). A score is the mean return of the full games that a run was evaluated with.
 """

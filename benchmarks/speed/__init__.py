@@ -1,0 +1,1 @@
+"""What searches, updates, memory and start cost."""
