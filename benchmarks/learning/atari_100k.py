@@ -128,7 +128,7 @@ def main(arguments: list[str] | None = None) -> None:
     record = json.loads(path.read_text()) if path.exists() else {}
     if not record or not checkpoint_of(options, record).exists():
         record = {
-            **new_record("learning.atari_100k", "torch", "numpy", "numba", "ale_py"),
+            **new_record("torch", "numpy", "numba", "ale_py"),
             "game": options.game,
             "seed": options.seed,
             "settings": options.settings,

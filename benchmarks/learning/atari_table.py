@@ -3,23 +3,22 @@
 ``python -m benchmarks.learning.atari_table`` reads ``benchmarks/results/atari_100k/<game>/seed-<n>.json``, as
 :mod:`benchmarks.learning.atari_100k` writes them, or with ``--logs`` the ``evaluations.npz`` of the zoo's runs, of
 which the last evaluation counts, and prints a Markdown table: the score of every game, and mean, median and
-interquartile mean of the human-normalised scores with 95 % intervals from a stratified bootstrap over seeds (Agarwal et
-al. 2021). A score is the mean return of the full games that a run was evaluated with.
+interquartile mean of the human-normalised scores with 95 % intervals, see :mod:`benchmarks.learning.statistics`. A
+score is the mean return of the full games that a run was evaluated with.
 """
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from benchmarks.learning.statistics import AGGREGATES, interval_text
 from benchmarks.records import RESULTS
 
 FOLDER = RESULTS / "atari_100k"
-N_RESAMPLES = 2_000
-LEVEL = 0.95
 
 
 class Scores(NamedTuple):
@@ -67,42 +66,6 @@ Runs = Mapping[str, np.ndarray]
 def normalised(game: str, scores: np.ndarray) -> np.ndarray:
     """``(score - random) / (human - random)`` of one game's scores ``[n_seeds]``."""
     return (scores - KNOWN[game].random) / (KNOWN[game].human - KNOWN[game].random)
-
-
-def mean(runs: list[np.ndarray]) -> float:
-    """Mean over games of each game's mean."""
-    return float(np.mean([scores.mean() for scores in runs]))
-
-
-def median(runs: list[np.ndarray]) -> float:
-    """Median over games of each game's mean."""
-    return float(np.median([scores.mean() for scores in runs]))
-
-
-def interquartile_mean(runs: list[np.ndarray]) -> float:
-    """Mean of the middle half of all runs, of which the outermost count by the part that lies inside."""
-    scores = np.sort(np.concatenate(runs))
-    edges = np.arange(len(scores) + 1) / len(scores)
-    weights = np.clip(np.minimum(edges[1:], 0.75) - np.maximum(edges[:-1], 0.25), 0.0, None)
-    return float((scores * weights).sum() / weights.sum())
-
-
-AGGREGATES: dict[str, Callable[[list[np.ndarray]], float]] = {
-    "mean": mean,
-    "median": median,
-    "interquartile mean": interquartile_mean,
-}
-
-
-def interval(
-    aggregate: Callable[[list[np.ndarray]], float], runs: list[np.ndarray], rng: np.random.Generator
-) -> tuple[float, float]:
-    """Bounds of the 95 % interval; every resample draws as many seeds of each game as there are, with repetition."""
-    found = [
-        aggregate([scores[rng.integers(len(scores), size=len(scores))] for scores in runs]) for _ in range(N_RESAMPLES)
-    ]
-    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
 
 
 def stored_scores(folder: Path) -> Runs:
@@ -161,10 +124,9 @@ def table(runs: Runs) -> str:
         "|---|---|---|---|",
     ]
     for name, aggregate in AGGREGATES.items():
-        bounds = "one seed"
-        if min(map(len, ours)) > 1:
-            bounds = "{:.3f} to {:.3f}".format(*interval(aggregate, ours, np.random.default_rng(0)))
-        lines.append(f"| {name} | {aggregate(ours):.3f} | {bounds} | {aggregate(published):.3f} |")
+        lines.append(
+            f"| {name} | {aggregate(*ours):.3f} | {interval_text(aggregate, ours, 3)} | {aggregate(*published):.3f} |"
+        )
     return "\n".join(lines) + "\n"
 
 

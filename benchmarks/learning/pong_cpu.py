@@ -92,7 +92,7 @@ def main() -> None:
     env = VecFrameStack(
         make_vec_env(lambda: make_atari("Pong", training=True, screen_size=48), 1, seed=options.seed), 4
     )
-    record: dict[str, Any] = {**new_record("learning.pong_cpu", "torch", "numpy", "numba", "ale_py"), "rows": []}
+    record: dict[str, Any] = {**new_record("torch", "numpy", "numba", "ale_py"), "rows": []}
     model = EfficientZeroV2("CnnPolicy", env, seed=options.seed, device="cpu", **SETTINGS)
     model.learn(options.decisions, callback=Watch(record["rows"]), log_interval=10**9)
     values, returns = values_and_returns(model)

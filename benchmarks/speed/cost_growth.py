@@ -149,7 +149,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.draw_only:
         th.set_num_threads(1)
-        record: dict[str, Any] = {**new_record("speed.cost_growth", "torch", "numpy", "numba"), "times": {}}
+        record: dict[str, Any] = {**new_record("torch", "numpy", "numba"), "times": {}}
         for quantity, sizes in GRID.items():
             record["times"][quantity] = []
             for size in sizes:

@@ -227,7 +227,7 @@ def main() -> None:
         arguments.seed,
     )
     record = {
-        **new_record("speed.end_to_end", "torch", "numpy", "numba"),
+        **new_record("torch", "numpy", "numba"),
         **found,
     }
     for name, share in sorted(found["shares"].items(), key=lambda item: -item[1]):

@@ -250,7 +250,7 @@ def main() -> None:
     device = th.device(options.device)
     seconds, batch_size, after = (0.5, 16, 5) if options.quick else (8.0, 256, 420)
     faulthandler.dump_traceback_later(LIMIT_S, exit=True)
-    record: dict[str, Any] = new_record("speed.gpu_checks", "torch", "numpy", "numba")
+    record: dict[str, Any] = new_record("torch", "numpy", "numba")
     record["device"] = th.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     for name, check in (
         ("equality", lambda: equality(device)),

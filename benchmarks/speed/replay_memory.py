@@ -145,7 +145,7 @@ def main() -> None:
                 shown = ", ".join(f"{key} {value:,.3f}" for key, value in values.items())
                 print(f"{name:<13} {part:<8} {shown}", flush=True)
     record = {
-        **new_record("speed.replay_memory", "numpy", "numba", "stable_baselines3"),
+        **new_record("numpy", "numba", "stable_baselines3"),
         "transitions": arguments.transitions,
         "stack": [N_STACK, N_CHANNELS, SIZE, SIZE],
         "measured": found,

@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT, help="file to write")
     arguments = parser.parse_args()
     record: dict[str, Any] = {
-        **new_record("speed.search_cost", "torch", "numpy", "numba"),
+        **new_record("torch", "numpy", "numba"),
         "tree": [],
         "search": [],
     }

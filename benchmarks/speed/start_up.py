@@ -65,7 +65,7 @@ def main() -> None:
     for name, value in found.items():
         print(f"{name:<42} {value:>6.2f} s")
     record = {
-        **new_record("speed.start_up", "torch", "numpy", "numba", "stable_baselines3"),
+        **new_record("torch", "numpy", "numba", "stable_baselines3"),
         "seconds": found,
     }
     write_record(arguments.out, record)

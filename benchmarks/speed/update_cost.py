@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT, help="file to write")
     arguments = parser.parse_args()
     record: dict[str, Any] = {
-        **new_record("speed.update_cost", "torch", "numpy"),
+        **new_record("torch", "numpy"),
         "updates": [],
     }
     th.set_num_threads(1)
