@@ -94,7 +94,7 @@ def best_return(values: np.ndarray, observation: np.ndarray) -> float:
 def main() -> None:
     """Print a table of all stored runs."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, default=RESULTS / "learning")
     folder = parser.parse_args().results / "Pendulum-v1"
     values = value_iteration()
     print("| seed | step | mean return | best possible | shortfall |\n|---|---|---|---|---|")

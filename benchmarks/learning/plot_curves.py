@@ -83,7 +83,7 @@ def table(folder: Path) -> str:
 def main() -> None:
     """Draw and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, default=RESULTS / "learning")
     parser.add_argument("--out", type=Path, default=PICTURE)
     arguments = parser.parse_args()
     found = {task: runs for task in TASKS if (runs := stored_runs(task, arguments.results))}
