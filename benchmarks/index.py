@@ -65,8 +65,8 @@ def index(results: Path = RESULTS) -> str:
     lines = [
         "# Stored results",
         "",
-        "Written by `python -m benchmarks.index`. Every file names its command, commit, machine and versions; a command is",
-        "that of its commit, and of a folder the first file's is shown.",
+        "Written by `python -m benchmarks.index`. Every file names its command, commit, machine and versions; a",
+        "command is that of its commit, and of a folder the first file's is shown.",
         "",
         "| results | page | command | commits |",
         "|---|---|---|---|",

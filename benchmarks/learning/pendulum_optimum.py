@@ -13,7 +13,7 @@ import gymnasium as gym
 import numba as nb
 import numpy as np
 
-from benchmarks.learning.learning_curve import EVAL_SEED, N_EPISODES
+from benchmarks.learning.training import EVAL_SEED, N_EPISODES
 from benchmarks.records import RESULTS
 
 N_STEPS = 200

@@ -14,6 +14,15 @@ MARGIN = 4
 BEST_RETURN = 1.0
 RANDOM_RETURN = -0.25
 """Wherever the paddle is in the end, it covers three columns of eight."""
+SMALL_IMAGE_NETWORK = {
+    "stem_channels": 8,
+    "latent_channels": 16,
+    "action_channels": 8,
+    "head_channels": 8,
+    "projection_dim": 128,
+    "prediction_dim": 64,
+}
+"""``policy_kwargs`` of a ``CnnPolicy`` that a CPU trains in minutes."""
 FIELD_GREY, PADDLE_GREY, BALL_GREY = 50, 150, 255
 
 

@@ -17,7 +17,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecFrameStack
 
-from benchmarks.learning.tasks import SMALL_IMAGE_NETWORK
+from benchmarks.learning.pixel_tasks import SMALL_IMAGE_NETWORK
 from benchmarks.records import RESULTS, new_record, write_record
 from benchmarks.speed.memory import peak_bytes
 from sb3_ezv2 import EfficientZeroV2

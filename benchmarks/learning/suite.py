@@ -52,7 +52,7 @@ def list_tasks() -> str:
 def words(options: argparse.Namespace) -> list[str]:
     """What every run of a suite is called with."""
     found = ["--out", str(options.out.resolve()), "--algo", options.algo, "--device", options.device]
-    found += ["--episodes", str(options.episodes)]
+    found += ["--episodes", str(options.episodes), "--last-episodes", str(options.last_episodes)]
     found += [] if options.steps is None else ["--steps", str(options.steps)]
     found += [] if options.eval_interval is None else ["--eval-interval", str(options.eval_interval)]
     found += [] if options.agents is None else ["--agents", str(options.agents.resolve())]

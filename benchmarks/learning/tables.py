@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from benchmarks.learning.statistics import improvement_over, interquartile_mean, interval_text, mean
-from benchmarks.learning.tasks import TASKS, Task
+from benchmarks.learning.tasks import TASKS
 from sb3_ezv2.zoo.curves import Curve, draw, new_figure
 
 COMPARABLE = ("dmc",)
 """Groups whose tasks have scores of one range, so that means over tasks say something."""
+OUR_COLORS = ("tab:blue", "tab:gray", "tab:olive", "tab:cyan")
 COLORS = ("tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink")
 
 
@@ -33,7 +35,7 @@ class Published(NamedTuple):
 
 
 def read_published(paths: Iterable[Path]) -> list[Published]:
-    """All figures that say at how many frames they were reached.
+    """All figures with a score and the number of frames at which it was reached.
 
     :raises ValueError: for a file without these columns
     """
@@ -46,23 +48,22 @@ def read_published(paths: Iterable[Path]) -> list[Published]:
                     f"{path} has the columns {reader.fieldnames}; a table of scores has {Published._fields}"
                 )
             for row in reader:
-                if row["frames"]:
+                if row["frames"] and row["score"]:
                     found.append(
                         Published(row["task"], row["algo"], float(row["frames"]), float(row["score"]), row["source"])
                     )
     return found
 
 
-def published_name(name: str, task: Task) -> str:
+def in_tables(name: str) -> str:
     """How tables of published scores call a task."""
-    return task.published or name
+    return TASKS[name].published or name
 
 
 def nearest(rows: Sequence[Published], name: str, algo: str, n_steps: int) -> Published | None:
     """The figure of a task and an algorithm at the number of frames that is nearest to that of our steps."""
-    task = TASKS[name]
-    same = [row for row in rows if row.task == published_name(name, task) and row.algo == algo]
-    return min(same, key=lambda row: abs(row.frames - n_steps * task.action_repeat), default=None)
+    same = [row for row in rows if (row.task, row.algo) == (in_tables(name), algo)]
+    return min(same, key=lambda row: abs(row.frames - n_steps * TASKS[name].action_repeat), default=None)
 
 
 def read_runs(folder: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
@@ -180,8 +181,41 @@ def _against(
     return lines
 
 
+def draw_task(
+    axis: Axes,
+    name: str,
+    runs: dict[str, list[dict[str, Any]]],
+    published: Sequence[Published] = (),
+    rivals: Sequence[str] = (),
+) -> None:
+    """Our runs with their mean and its interval, what is asked, and what is published, against frames.
+
+    :param axis: to draw on
+    :param name: of the task
+    :param runs: stored runs by algorithm
+    :param published: figures to draw
+    :param rivals: algorithms among them
+    """
+    task = TASKS[name]
+    for (algo, of_algo), color in zip(runs.items(), OUR_COLORS, strict=False):
+        curves = []
+        for run in of_algo:
+            steps, returns = np.array([(each["step"], each["mean_return"]) for each in run["evaluations"]]).T
+            curves.append(Curve(str(run["seed"]), steps * task.action_repeat, returns))
+        draw(axis, algo, curves, color)
+    for rival, color in zip(rivals, COLORS, strict=False):
+        rows = sorted((row.frames, row.score) for row in published if (row.task, row.algo) == (in_tables(name), rival))
+        if rows:
+            axis.plot(*zip(*rows, strict=True), ".--", color=color, label=f"{rival}, published")
+    for step, least in task.asked.items():
+        axis.plot(step * task.action_repeat, least, "_", color="tab:red", markersize=14, markeredgewidth=2)
+    axis.set(title=name, xlabel="frames" if task.action_repeat > 1 else "environment steps", ylabel="return")
+    axis.grid(alpha=0.3)
+    axis.legend()
+
+
 def draw_tasks(folder: Path, pictures: Path, published: Sequence[Published], rivals: Sequence[str]) -> list[Path]:
-    """One picture a task: our runs with their mean and its interval, and what is published, against frames.
+    """One picture a task.
 
     :param folder: of stored runs
     :param pictures: folder to write to
@@ -189,29 +223,14 @@ def draw_tasks(folder: Path, pictures: Path, published: Sequence[Published], riv
     :param rivals: algorithms among them
     :return: the pictures
     """
-    written = []
     by_task: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for (name, algo), runs in read_runs(folder).items():
         by_task.setdefault(name, {})[algo] = runs
     pictures.mkdir(parents=True, exist_ok=True)
-    for name, by_algo in by_task.items():
-        task = TASKS[name]
+    written = []
+    for name, runs_by_algo in by_task.items():
         figure, (axis,) = new_figure()
-        for algo, color in zip(by_algo, ("tab:blue", "tab:gray", "tab:olive"), strict=False):
-            curves = []
-            for run in by_algo[algo]:
-                steps, returns = np.array([(each["step"], each["mean_return"]) for each in run["evaluations"]]).T
-                curves.append(Curve(str(run["seed"]), steps * task.action_repeat, returns))
-            draw(axis, algo, curves, color)
-        for rival, color in zip(rivals, COLORS, strict=False):
-            rows = sorted(row[2:4] for row in published if row.task == published_name(name, task) and row.algo == rival)
-            if rows:
-                axis.plot(*zip(*rows, strict=True), ".--", color=color, label=f"{rival}, published")
-        for step, least in task.asked.items():
-            axis.plot(step * task.action_repeat, least, "_", color="tab:red", markersize=14, markeredgewidth=2)
-        axis.set(title=name, xlabel="frames" if task.action_repeat > 1 else "environment steps", ylabel="return")
-        axis.grid(alpha=0.3)
-        axis.legend()
+        draw_task(axis, name, runs_by_algo, published, rivals)
         written.append(pictures / f"{name}.png")
         figure.savefig(written[-1], dpi=110)
     return written

@@ -143,6 +143,15 @@ def make_envs(task: Task, seed: int, n_episodes: int) -> tuple[VecEnv, VecEnv]:
     return env, eval_env
 
 
+def evaluate_at_the_end(model: BaseAlgorithm, task: Task, options: argparse.Namespace) -> dict[str, Any]:
+    """Returns of many episodes from other starts than those of the evaluations: where these are matters less then."""
+    _, env = make_envs(task, EVAL_SEED + options.seed, options.episodes)
+    if isinstance(env, VecNormalize):
+        sync_envs_normalization(model.get_env(), env)
+    returns, _ = evaluate_policy(model, env, options.last_episodes, deterministic=True, return_episode_rewards=True)
+    return {"step": model.num_timesteps, "mean_return": sum(returns) / len(returns), "returns": returns}
+
+
 def train(options: argparse.Namespace) -> None:
     """Train and store."""
     task = TASKS[options.task]
@@ -165,6 +174,8 @@ def train(options: argparse.Namespace) -> None:
     model = ALGOS[options.algo](policy, env, seed=options.seed, device=options.device, **settings)
     curve = StoreCurve(eval_env, path, record)
     model.learn(record["n_steps"], callback=curve, log_interval=10**9)
+    if options.last_episodes > 0:
+        record["last"] = evaluate_at_the_end(model, task, options)
     if options.agents is not None:
         agent = result_path(options.agents, options.task, options.seed).with_suffix(".zip")
         agent.parent.mkdir(parents=True, exist_ok=True)
@@ -180,6 +191,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="instead of the task's budget")
     parser.add_argument("--eval-interval", type=int, help="instead of the task's")
     parser.add_argument("--episodes", type=int, default=N_EPISODES, help="of every evaluation")
+    parser.add_argument("--last-episodes", type=int, default=0, help="further episodes after the last step")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--agents", type=Path, help="folder to keep the trained agents in")
 

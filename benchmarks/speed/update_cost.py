@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 
-from benchmarks.learning.tasks import SMALL_IMAGE_NETWORK, TASKS
+from benchmarks.learning.pixel_tasks import SMALL_IMAGE_NETWORK
+from benchmarks.learning.tasks import TASKS
 from benchmarks.records import RESULTS, new_record, write_record
 from benchmarks.speed.planners import counted
 from benchmarks.speed.search_cost import PROPRIO_NETWORK, take_turns
