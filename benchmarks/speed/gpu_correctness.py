@@ -10,9 +10,9 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 
-from benchmarks.cost_growth import Noise
-from benchmarks.search_cost import IMAGES, OBSERVATION, PROPRIO_NETWORK
+from benchmarks.speed.cost_growth import Noise
 from benchmarks.speed.gpu_parts import Circumstances, Findings
+from benchmarks.speed.search_cost import IMAGES, OBSERVATION, PROPRIO_NETWORK
 from sb3_ezv2 import CnnPolicy, EfficientZeroV2, EZV2Policy
 from sb3_ezv2.common.recording import Recorder
 from sb3_ezv2.common.type_aliases import Plan

@@ -135,8 +135,8 @@ def walker(findings: Findings, given: Circumstances) -> None:
 
 
 def breakout(findings: Findings, given: Circumstances) -> None:
-    """One leg of ``benchmarks.atari_100k``; the rest of the time is for starting, compiling and saving."""
-    from benchmarks.atari_100k import main
+    """One leg of ``benchmarks.learning.atari_100k``; the rest of the time is for starting, compiling and saving."""
+    from benchmarks.learning.atari_100k import main
 
     def run() -> dict[str, Any]:
         folder = Path("/tmp") / f"gpu-checks-breakout-{os.getpid()}"

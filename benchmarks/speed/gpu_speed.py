@@ -10,12 +10,12 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
-from benchmarks.cost_growth import Noise
-from benchmarks.end_to_end import PAPER, Stopwatch
-from benchmarks.search_cost import IMAGES, OBSERVATION, take_turns
+from benchmarks.learning.tasks import TASKS
+from benchmarks.speed.cost_growth import Noise
+from benchmarks.speed.end_to_end import PAPER, Stopwatch
 from benchmarks.speed.gpu_correctness import KINDS, Kind, Pictures, as_on_a_gpu, forget_compiled, new_network
 from benchmarks.speed.gpu_parts import Circumstances, Findings, utilisation
-from benchmarks.tasks import TASKS
+from benchmarks.speed.search_cost import IMAGES, OBSERVATION, take_turns
 from sb3_ezv2 import EfficientZeroV2
 from sb3_ezv2.common.recording import Recorder
 from sb3_ezv2.common.type_aliases import SearchSettings
@@ -354,7 +354,7 @@ def _image_steps(given: Circumstances, n_random: int, mixed: bool, seconds: floa
 def _breakout() -> dict[str, Any]:
     """The game where it is installed, random pictures elsewhere."""
     try:
-        from benchmarks.atari_100k import make_envs
+        from benchmarks.learning.atari_100k import make_envs
 
         return {"env": make_envs("Breakout", True, 1, 0)}
     except ImportError:

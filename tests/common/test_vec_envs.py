@@ -1,12 +1,10 @@
 """Somebody else's steps and resets are noticed."""
 
 import numpy as np
-from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_ezv2.common.vec_envs import CallCounter
 from tests.helpers.envs import ProvenanceEnv
-from tests.helpers.tiny import assert_windows_name_themselves, provenance_envs, tiny_model
 
 
 def test_calls_are_counted_through_wrappers():
