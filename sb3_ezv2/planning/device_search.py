@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch as th
 
-from sb3_ezv2.common.recording import Recorder
+from sb3_ezv2.common.recording import Recorder, padded
 from sb3_ezv2.common.tensors import addresses_of
 from sb3_ezv2.common.type_aliases import Noise, SearchResult, SearchSettings
 from sb3_ezv2.networks.action_heads import ContinuousActionHead
@@ -196,7 +196,7 @@ def plan_on_device(
     :param settings: with ``min_value_range`` in units of the model's reward scale
     """
     n, device = len(next(iter(observations.values()))), model.reward_scale.device
-    rows = max(FEWEST_ROWS, 1 << (n - 1).bit_length())
+    rows = max(FEWEST_ROWS, padded(n))
     searches = _SEARCHES.get(model)
     if searches is None or searches.addresses != addresses_of(model):
         searches = _SEARCHES[model] = ModelSearches(model)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch as th
@@ -11,6 +13,7 @@ from sb3_ezv2.common.tensors import on_device
 from sb3_ezv2.learning.updates import update
 from sb3_ezv2.networks.model import EfficientZeroModel
 from sb3_ezv2.planning.device_search import recorded_searches
+from sb3_ezv2.planning.host_copy import on_host
 from sb3_ezv2.planning.planner import Planner
 from tests.helpers.envs import RandomEnv
 from tests.helpers.tiny import (
@@ -112,7 +115,7 @@ def test_recorded_updates_equal_the_others(policy, network, space, action_space,
 @ACTION_SPACES
 def test_a_search_on_a_gpu_copies_back_once(action_space, monkeypatch):
     """Counted on the CPU; that it does nothing else outside of the GPU is seen in ``test_device_search``."""
-    monkeypatch.setattr("sb3_ezv2.planning.planner._is_on_gpu", lambda model: True)
+    monkeypatch.setattr("sb3_ezv2.planning.planner._is_on_gpu", lambda model, n: True)
     model, planner, copies, back = tiny_network(action_space), Planner(12, 3, 0.97), [], th.Tensor.cpu
     monkeypatch.setattr(th.Tensor, "cpu", lambda tensor: copies.append(tensor.shape) or back(tensor))
     noise = planner._draw(model, 5, np.random.default_rng(0))
@@ -157,3 +160,37 @@ def test_searches_in_torch_equal_the_compiled_ones(action_space, monkeypatch):
     np.testing.assert_array_equal(compiled.visit_counts, in_torch.visit_counts)
     np.testing.assert_allclose(compiled.root_values, in_torch.root_values, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(compiled.improved_policy, in_torch.improved_policy, atol=1e-4)
+
+
+@needs_a_gpu
+@ACTION_SPACES
+def test_few_states_are_searched_on_the_cpu_and_with_the_newest_parameters(action_space):
+    model, other, planner = tiny_network(action_space), tiny_network(action_space, seed=1), Planner(16, 3, 0.97)
+    observations, there = {"observation": th.full((1, 3), 0.3)}, deepcopy(model).cuda()
+    for source in (model, other):
+        there.load_state_dict(source.state_dict())
+        noise = planner.draw_noise(there, 1, np.random.default_rng(1))
+        here = planner.plan(source, observations, noise, explore=True)
+        found = planner.plan(there, {"observation": observations["observation"].cuda()}, noise, explore=True)
+        np.testing.assert_array_equal(here.root_values, found.root_values)
+    assert not recorded_searches(there)
+
+
+@ACTION_SPACES
+def test_a_copy_on_the_cpu_searches_as_the_model_does(action_space):
+    """Also after each of the ways in which parameters change."""
+    model, other, planner = tiny_network(action_space), tiny_network(action_space, seed=1), Planner(16, 3, 0.97)
+    observations = {"observation": th.full((2, 3), 0.3)}
+    noise = planner.draw_noise(model, 2, np.random.default_rng(1))
+    seen = []
+    for change in (
+        lambda: None,
+        lambda: model.load_state_dict(other.state_dict()),
+        lambda: model.reward_scale.fill_(7),
+    ):
+        change()
+        here, copied = (planner.plan(each, observations, noise, explore=True) for each in (model, on_host(model)))
+        np.testing.assert_array_equal(here.root_values, copied.root_values)
+        np.testing.assert_array_equal(here.improved_policy, copied.improved_policy)
+        seen.append(here.root_values[0])
+    assert len(set(seen)) == 3 and on_host(model) is on_host(model) is not model

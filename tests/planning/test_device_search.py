@@ -42,7 +42,7 @@ def plans(model: EfficientZeroModel, observations: dict[str, th.Tensor], explore
     noise = PLANNER._draw(model, n, np.random.default_rng(n)) if explore else PLANNER.greedy_noise(model)
     found = []
     for on_gpu in (False, True):
-        monkeypatch.setattr("sb3_ezv2.planning.planner._is_on_gpu", lambda model, on_gpu=on_gpu: on_gpu)
+        monkeypatch.setattr("sb3_ezv2.planning.planner._is_on_gpu", lambda model, n, on_gpu=on_gpu: on_gpu)
         found.append(PLANNER.plan(model, observations, noise, explore))
     return found
 
@@ -114,7 +114,7 @@ def test_rows_left_from_an_earlier_search_do_not_matter(monkeypatch):
     bad["observation"][5:] = np.nan
     with pytest.raises(ValueError, match="not finite"):
         plans(model, bad, True, monkeypatch)
-    monkeypatch.setattr("sb3_ezv2.planning.planner._is_on_gpu", lambda model: True)
+    monkeypatch.setattr("sb3_ezv2.planning.planner._is_on_gpu", lambda model, n: True)
     with pytest.raises(ValueError, match="not finite"):
         PLANNER.plan(model, bad, PLANNER._draw(model, 8, np.random.default_rng(0)), True)
     assert_same_plans(*plans(model, observations_of(5), True, monkeypatch))  # the same eight rows, three of them bad
