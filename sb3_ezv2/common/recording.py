@@ -80,7 +80,7 @@ class Recorder:
 
 
 def padded(n: int) -> int:
-    """The smallest power of two that is at least ``n``: what is recorded for that many rows serves all smaller numbers."""
+    """The smallest power of two that is at least ``n``; what is recorded for so many rows serves all smaller numbers."""
     return 1 << (n - 1).bit_length()
 
 
@@ -132,6 +132,11 @@ class RecordedRows:
         for ours, theirs in zip(inputs, tensors, strict=True):
             ours[:n].copy_(theirs)
         return (repeat() if repeat is not None else self.function(module, *inputs))[:n]
+
+    def recordings_of(self, module: nn.Module) -> list[_Recording]:
+        """What is kept for a module, one for every kind and number of rows."""
+        recordings = self._recordings.get(module)
+        return [] if recordings is None else list(recordings.by_shape.values())
 
     def _record(
         self, module: nn.Module, recordings: _Recordings, tensors: tuple[th.Tensor, ...], rows: int

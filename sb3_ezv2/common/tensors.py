@@ -33,25 +33,18 @@ def on_device_together(arrays: Sequence[np.ndarray], device: th.device) -> list[
     if device.type != "cuda":
         return [on_device(array, device) for array in arrays]
     staging = th.empty(packed_size(arrays), dtype=th.uint8, pin_memory=True)
-    pack(arrays, staging.numpy())
-    return unpack(staging.to(device, non_blocking=True), arrays)
+    for view, array in zip(views(staging, arrays), arrays, strict=True):
+        view.copy_(th.as_tensor(array))  # by all of torch's threads if it is large
+    return views(staging.to(device, non_blocking=True), arrays)
 
 
 def packed_size(arrays: Sequence[np.ndarray]) -> int:
-    """Bytes that :func:`pack` needs."""
+    """Bytes that :func:`views` needs."""
     return sum(-(-array.nbytes // ALIGNMENT) * ALIGNMENT for array in arrays)
 
 
-def pack(arrays: Sequence[np.ndarray], memory: np.ndarray) -> None:
-    """Copy arrays one behind the other into ``memory [packed_size] uint8``."""
-    begin = 0
-    for array in arrays:
-        memory[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)[...] = array
-        begin += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
-
-
-def unpack(memory: th.Tensor, arrays: Sequence[np.ndarray]) -> list[th.Tensor]:
-    """Views of ``memory [packed_size] uint8`` with the shapes and types of what was packed."""
+def views(memory: th.Tensor, arrays: Sequence[np.ndarray]) -> list[th.Tensor]:
+    """Tensors of the arrays' shapes and types, one behind the other in ``memory [packed_size] uint8``."""
     tensors, begin = [], 0
     for array in arrays:
         dtype = th.from_numpy(np.empty(0, array.dtype)).dtype

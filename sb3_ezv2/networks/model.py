@@ -178,7 +178,7 @@ class EfficientZeroModel(nn.Module):
         self.value_support.set_reach(largest / unit * self.n_steps_of_value)
 
     def value_distance(self, values: th.Tensor, others: th.Tensor) -> th.Tensor:
-        """``|h(v) - h(w)|`` of values in the environment's units, on any device: what the value loss sees as distance."""
+        """``|h(v) - h(w)|`` of values in the environment's units, on any device: the distance that the value loss sees."""
         scale = self.reward_scale.to(values.device)
         return (compress(values / scale) - compress(others / scale)).abs()
 

@@ -45,9 +45,13 @@ class Operations(NamedTuple):
 @lru_cache(maxsize=1)
 def compiled_operations() -> Operations:
     """The same functions, compiled when they are first called."""
-    return Operations(
-        th.compile(evaluate_nodes), TreeOperations(th.compile(select_tensors), th.compile(back_up_tensors))
-    )
+    return Operations(_compiled(evaluate_nodes), TreeOperations(_compiled(select_tensors), _compiled(back_up_tensors)))
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Of each elementwise kernel one version instead of up to six that are tried out: that would take longer than the
+    searches of a short run."""
+    return th.compile(function, options={"triton.autotune_pointwise": False})
 
 
 def search_in_tensors(

@@ -8,7 +8,7 @@ import torch as th
 from torch import nn
 
 from sb3_ezv2.common.recording import RecordedRows, Recorder, padded
-from sb3_ezv2.common.tensors import ALIGNMENT, on_device_together, pack, packed_size, unpack
+from sb3_ezv2.common.tensors import ALIGNMENT, on_device_together, packed_size, views
 
 
 def apply(module: nn.Module, x: th.Tensor, scale: th.Tensor) -> th.Tensor:
@@ -64,16 +64,16 @@ ARRAYS = [
     np.array([True, False]),
     np.arange(5, dtype=np.uint8),
     np.arange(4, dtype=np.int64).reshape(4, 1)[::2],
-    np.broadcast_to(np.float64(1.5), (3, 2)),
+    np.full((3, 2), 1.5).T,
     np.float32(2.0).reshape(()),
 ]
 
 
-def test_what_was_packed_is_unpacked():
-    memory = np.empty(packed_size(ARRAYS), np.uint8)
-    pack(ARRAYS, memory)
-    tensors = unpack(th.from_numpy(memory), ARRAYS)
-    for array, tensor in zip(ARRAYS, tensors, strict=True):
+def test_arrays_lie_one_behind_the_other():
+    memory = th.empty(packed_size(ARRAYS), dtype=th.uint8)
+    for view, array in zip(views(memory, ARRAYS), ARRAYS, strict=True):
+        view.copy_(th.as_tensor(array))
+    for array, tensor in zip(ARRAYS, views(memory, ARRAYS), strict=True):
         assert tensor.numpy().dtype == array.dtype
         np.testing.assert_array_equal(tensor.numpy(), array)
         assert tensor.storage_offset() * tensor.element_size() % ALIGNMENT == 0
