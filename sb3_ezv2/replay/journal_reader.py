@@ -80,7 +80,8 @@ class JournalReader:
         self.n_lost = 0  # steps
         self.damage = find_damage(self.path)
         # Without a log nobody writes: SQLite then needs no further files, and the folder may be read-only.
-        mode = "mode=ro" if Path(f"{self.path}-wal").exists() else "mode=ro&immutable=1"
+        self._has_log = Path(f"{self.path}-wal").exists()
+        mode = "mode=ro" if self._has_log else "mode=ro&immutable=1"
         self._connection = sqlite3.connect(f"file:{quote(os.path.abspath(self.path))}?{mode}", uri=True)
         try:
             self._open(buffer)
@@ -101,7 +102,7 @@ class JournalReader:
         except sqlite3.Error as error:
             raise ValueError(f"the journal {self.path} is damaged in its table of runs: {error}") from error
         (mode,) = self._connection.execute("PRAGMA journal_mode").fetchone()
-        if mode != "wal":
+        if self._has_log and mode != "wal":
             self._note("its header does not say that it has a write-ahead log")
 
     def close(self) -> None:
