@@ -102,7 +102,7 @@ def frame_checksum(number: int, data: bytes) -> int:
 
 def run_checksum(number: int, run_id: str, started: str) -> int:
     """CRC-32 of a row of the table ``runs``."""
-    return zlib.crc32(json.dumps([number, run_id, started]).encode())
+    return zlib.crc32(repr((number, run_id, started)).encode(errors="replace"))
 
 
 class ObservationPart(NamedTuple):
@@ -268,4 +268,4 @@ def read_description(connection: sqlite3.Connection, path: str | os.PathLike) ->
         raise ValueError(f"the journal {path} is damaged or no journal: {error}") from error
     if len(rows) != 1 or not isinstance(rows[0][0], str) or zlib.crc32(rows[0][0].encode()) != rows[0][1]:
         raise ValueError(f"the journal {path} is damaged: its description does not have its checksum")
-    return json.loads(rows[0][0])
+    return dict(json.loads(rows[0][0]))

@@ -92,16 +92,15 @@ class JournalReader:
         self._frame = lru_cache(maxsize=4 * self.n_envs * n_frames)(self._read_frame)
 
     def _open(self, buffer: JournaledBuffer) -> None:
-        for setting in ("trusted_schema = OFF", "cell_size_check = ON", "query_only = ON"):
-            self._connection.execute(f"PRAGMA {setting}")
-        theirs = read_description(self._connection, self.path)
-        self.parts = described_parts(theirs, buffer, self.path)
-        rows = self._connection.execute("SELECT id, run_id, started, crc FROM runs ORDER BY id")
         try:
-            self.runs = {row[0]: row[1] for row in rows if run_checksum(*row[:3]) == row[3]}
+            for setting in ("trusted_schema = OFF", "cell_size_check = ON", "query_only = ON"):
+                self._connection.execute(f"PRAGMA {setting}")
+            self.parts = described_parts(read_description(self._connection, self.path), buffer, self.path)
+            rows = self._connection.execute("SELECT id, run_id, started, crc FROM runs ORDER BY id").fetchall()
+            (mode,) = self._connection.execute("PRAGMA journal_mode").fetchone()
         except sqlite3.Error as error:
-            raise ValueError(f"the journal {self.path} is damaged in its table of runs: {error}") from error
-        (mode,) = self._connection.execute("PRAGMA journal_mode").fetchone()
+            raise ValueError(f"the journal {self.path} is damaged or cannot be read: {error}") from error
+        self.runs = {row[0]: row[1] for row in rows if run_checksum(*row[:3]) == row[3]}
         if self._has_log and mode != "wal":
             self._note("its header does not say that it has a write-ahead log")
 
@@ -124,15 +123,18 @@ class JournalReader:
         """
         start = 0 if after is None else self._number_after(*after)
         before: list[ObservationArrays | None] = [None] * self.n_envs
-        goes_on_at = NOWHERE  # number of the step that goes on from the one before it
+        following, goes_on = (
+            NOWHERE,
+            False,
+        )  # the step whose beginning is known, and whether the one before it was whole
         expected = start
         # The step before the first one gives the observations that it begins from.
         for number, group in groupby(self._rows(max(start - 1, 0)), lambda row: (row.id - 1) // self.n_envs):
             rows = list(group)
-            if number != goes_on_at:
-                before = [None] * self.n_envs
-            step, before = self._decoded(rows, before, begins=number != goes_on_at)
-            goes_on_at = NOWHERE if step is None and number >= start else number + 1
+            if number != following:
+                before, goes_on = [None] * self.n_envs, False
+            step, before = self._decoded(rows, before, begins=not goes_on)
+            following, goes_on = number + 1, step is not None or number < start
             if number < start:
                 continue
             self.n_lost += number - expected + (step is None)

@@ -48,16 +48,16 @@ def find_damage(path: str | os.PathLike) -> list[str]:
             return [f"the header of {log} is damaged: what it held is lost"]
         valid = True
         while data := file.read(FRAME_HEADER.size + page_size):
-            if len(data) < FRAME_HEADER.size:
-                break
-            _, _, *theirs, first, second = FRAME_HEADER.unpack(data[: FRAME_HEADER.size])
-            # Frames that an earlier round left behind have other salts.
-            current = any(ours == their for ours, their in zip(salts, theirs, strict=True))
-            if valid and len(data) == FRAME_HEADER.size + page_size:
-                sums = add_to_sums(add_to_sums(sums, data[:8], big_endian), data[FRAME_HEADER.size :], big_endian)
-                valid = theirs == salts and sums == (first, second)
-            else:
-                valid = False
-            if current and not valid:
-                return [f"{log} is damaged or was not written to its end: its last transactions are lost"]
+            if len(data) == FRAME_HEADER.size + page_size:
+                _, _, *theirs, first, second = FRAME_HEADER.unpack(data[: FRAME_HEADER.size])
+                # Frames that an earlier round left behind have other salts.
+                current = any(ours == their for ours, their in zip(salts, theirs, strict=True))
+                if valid:
+                    sums = add_to_sums(add_to_sums(sums, data[:8], big_endian), data[FRAME_HEADER.size :], big_endian)
+                    valid = theirs == salts and sums == (first, second)
+                if valid or not current:
+                    continue
+            elif not valid:
+                break  # the end of what an earlier round left behind
+            return [f"the end of {log} is damaged or missing: what was written last is lost"]
     return []
