@@ -101,8 +101,8 @@ def frame_checksum(number: int, data: bytes) -> int:
 
 
 def run_checksum(number: int, run_id: str, started: str) -> int:
-    """CRC-32 of a row of the table ``runs``."""
-    return zlib.crc32(repr((number, run_id, started)).encode(errors="replace"))
+    """CRC-32 of a row of the table ``runs``, of its entries with spaces between them."""
+    return zlib.crc32(f"{number} {run_id} {started}".encode(errors="replace"))
 
 
 class ObservationPart(NamedTuple):

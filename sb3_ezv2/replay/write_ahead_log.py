@@ -46,18 +46,20 @@ def find_damage(path: str | os.PathLike) -> list[str]:
         sums = add_to_sums((0, 0), header[:24], big_endian)
         if magic & ~1 != MAGIC or sums != (first, second):
             return [f"the header of {log} is damaged: what it held is lost"]
-        valid = True
+        valid = committed = True
         while data := file.read(FRAME_HEADER.size + page_size):
             if len(data) == FRAME_HEADER.size + page_size:
-                _, _, *theirs, first, second = FRAME_HEADER.unpack(data[: FRAME_HEADER.size])
+                _, size, *theirs, first, second = FRAME_HEADER.unpack(data[: FRAME_HEADER.size])
                 # Frames that an earlier round left behind have other salts.
                 current = any(ours == their for ours, their in zip(salts, theirs, strict=True))
                 if valid:
                     sums = add_to_sums(add_to_sums(sums, data[:8], big_endian), data[FRAME_HEADER.size :], big_endian)
                     valid = theirs == salts and sums == (first, second)
+                if valid:
+                    committed = size > 0
                 if valid or not current:
                     continue
             elif not valid:
                 break  # the end of what an earlier round left behind
             return [f"the end of {log} is damaged or missing: what was written last is lost"]
-    return []
+    return [] if committed else [f"{log} ends within a transaction, which is lost"]
