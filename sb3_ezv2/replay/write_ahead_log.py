@@ -44,7 +44,7 @@ def find_damage(path: str | os.PathLike) -> list[str]:
         magic, _, page_size, _, *salts, first, second = HEADER.unpack(header)
         big_endian = bool(magic & 1)
         sums = add_to_sums((0, 0), header[:24], big_endian)
-        if magic & ~1 != MAGIC or sums != (first, second):
+        if magic & ~1 != MAGIC or page_size % 8 != 0 or sums != (first, second):
             return [f"the header of {log} is damaged: what it held is lost"]
         valid = committed = True
         while data := file.read(FRAME_HEADER.size + page_size):

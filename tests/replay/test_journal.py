@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -22,7 +23,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack,
 
 from benchmarks.reliability.journal_kills import damage, transition_sums
 from sb3_ezv2 import EfficientZeroV2, TrajectoryReplayBuffer, TransitionJournal
-from sb3_ezv2.replay.buffer import EMPTY
+from sb3_ezv2.replay.buffer import EMPTY, TRANSITION
 from sb3_ezv2.replay.journal import JournalWriter
 from sb3_ezv2.replay.journal_format import TABLES, describe_space
 from tests.helpers.envs import ProvenanceEnv, RandomEnv
@@ -561,5 +562,26 @@ def write_for_ever(writer: JournalWriter, env: gym.Env, pipe: int) -> None:
     os._exit(0)
 
 
-def test_the_description_of_the_tables_is_what_is_written(example):
+def test_the_examples_of_the_documentation_run(tmp_path, monkeypatch):
+    pytest.importorskip("pandas")
+    page = Path(__file__).parents[2] / "docs" / "journal.md"
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for example in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        exec(example, names)
+    buffer = names["model"].replay_buffer
+    slots = np.flatnonzero(buffer.kinds == TRANSITION)[:300]
+    np.testing.assert_array_equal(names["observations"], buffer.observations_at(slots)["observation"])
+    np.testing.assert_array_equal(names["actions"][:, 0], buffer.actions.reshape(-1)[slots])
+    lengths = [int(length) for length in names["returns"]]
+    assert sum(lengths) == 300 and len(lengths) > 5  # every step of CartPole pays 1
+
+
+def test_the_tables_are_those_of_the_documentation(example):
     assert dict(query(example[0], "SELECT name, sql FROM sqlite_master")) == TABLES
+    page = (Path(__file__).parents[2] / "docs" / "journal.md").read_text(encoding="utf-8")
+    for name, statement in TABLES.items():
+        columns = re.findall(r"[(,] ?(\w+) (?:INTEGER|TEXT|REAL|BLOB)", statement)
+        assert len(columns) >= 2
+        for word in (name, *columns):
+            assert f"`{word}`" in page, word
