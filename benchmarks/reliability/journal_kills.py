@@ -305,7 +305,7 @@ def main() -> None:
     if arguments.child:
         train_until_killed(*arguments.child)
     rng = random.Random(arguments.seed)
-    record = new_record("reliability.journal_kills", "numpy", "stable-baselines3", "torch")
+    record = new_record("numpy", "stable-baselines3", "torch")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         record["cost"] = {

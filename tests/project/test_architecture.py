@@ -32,7 +32,7 @@ AT_THE_TOP = {
     "replay_algorithm": "algorithm",
     "policies": "algorithm",
     "callbacks": "algorithm",
-    "compatibility": "commands",
+    "compatibility": "algorithm",
     "command_line": "commands",
     "train": "commands",
     "enjoy": "commands",
