@@ -76,6 +76,7 @@ def run(options: argparse.Namespace) -> int:
             command = ["-m", "benchmarks.learning.training", name, "--seed", str(seed), *words(options)]
             commands[path.with_suffix(".log")] = command
     n_failed = 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that the runs are ended, too
     for log, code in run_all(commands, options.jobs):
         last = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES if code else -1 :]
         print(f"{log}: " + ("done" if code == 0 else f"failed ({code})"), *last, sep="\n  ", flush=True)
@@ -110,7 +111,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Do what the command line says."""
     options = parse(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     try:
         if options.action == "list":
             print(list_tasks())
