@@ -89,3 +89,8 @@ def write_text(path: Path, text: str) -> None:
 def write_record(path: Path, record: dict[str, Any]) -> None:
     """Store a record as JSON, see :func:`write_text`."""
     write_text(path, json.dumps(record, indent=1, default=str) + "\n")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A stored record, empty if there is none yet."""
+    return json.loads(path.read_text()) if path.exists() else {}

@@ -1,1 +1,1 @@
-"""What searches, updates, memory and start cost."""
+"""What searches, updates and whole runs cost."""

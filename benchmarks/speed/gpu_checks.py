@@ -1,275 +1,170 @@
 """What a machine with a GPU must show: equal searches and updates, and the speed of both and of whole runs.
 
-``python -m benchmarks.speed.gpu_checks`` ends after less than nine minutes, whatever happens, and writes
-``benchmarks/results/gpu_checks.json`` after every part: searches on the GPU against the compiled ones on the CPU and
-whether they are recorded as CUDA graphs, recorded updates against the others, searches against the bare network calls
-(made one after the other and recorded), updates with and without mixed precision, for vectors at the paper's setting
-and for images of 96 x 96, a run on walker walk with its updates a second (asked: 110), and how busy the GPU is. What
-PyTorch could not record or compile is listed under ``warnings``. ``--device cpu --quick`` runs the same code anywhere.
+``python -m benchmarks.speed.gpu_checks --out FOLDER`` runs its parts one after the other, each in a process of its own
+with a limit of its own, so that one that fails, hangs or crashes ends no other:
+
+- ``correctness``: searches and updates on the GPU against those on the CPU, recorded ones against the others;
+- ``tests``: ``tests/planning/test_cuda.py``;
+- ``proprio``, ``atari``: milliseconds of searches, of their network alone, of updates and of whole training steps, in
+  full and in mixed precision, and how busy the GPU is;
+- ``modes``: the same search one operation after the other, as a CUDA graph, and with every mode of ``torch.compile``;
+- ``walker``: a run on walker walk at the paper's setting, and the minutes that 100,000 decisions would take;
+- ``breakout``: ``benchmarks.learning.atari_100k`` for the time that is left.
+
+``--parts`` chooses some of them, or ``a`` (the first two), ``b`` (the next three), ``c`` and ``d``. The folder gets
+``results.json``, rewritten whenever a part has found something, and ``output.txt`` with all that the parts print.
+``--device cpu --quick`` runs the same code anywhere.
 """
 
 import argparse
-import faulthandler
+import os
+import signal
 import subprocess
 import sys
-import threading
+import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
-import numpy as np
 import torch as th
-from gymnasium import spaces
-from stable_baselines3.common.callbacks import BaseCallback
 
-from benchmarks.learning.tasks import TASKS
-from benchmarks.records import RESULTS, new_record, write_record
-from benchmarks.speed.cost_growth import Noise
-from benchmarks.speed.end_to_end import PAPER
-from benchmarks.speed.search_cost import OBSERVATION, SETTINGS, proprio_model, take_turns
-from sb3_ezv2 import CnnPolicy, EfficientZeroV2
-from sb3_ezv2.common.recording import Recorder
-from sb3_ezv2.learning.losses import TensorBatch
-from sb3_ezv2.learning.updates import UpdateOutput, Updater, UpdateSettings, update
-from sb3_ezv2.planning.device_search import recorded_searches
-from sb3_ezv2.planning.planner import Planner
+from benchmarks.records import RESULTS, new_record, read_record, write_record
 
-RESULT = RESULTS / "gpu_checks.json"
-ASKED_UPDATES_PER_SECOND = 110.0
-LIMIT_S = 530
-"""The process ends itself after this time."""
-PIXELS = spaces.Box(0, 255, (12, 96, 96), np.uint8)
-
-
-def finished(device: th.device, function: Callable[[], object]) -> Callable[[], None]:
-    """The function, and the wait until the GPU has done it."""
-
-    def call() -> None:
-        function()
-        if device.type == "cuda":
-            th.cuda.synchronize(device)
-
-    return call
+RESULT = RESULTS / "gpu_checks"
+ROOT = Path(__file__).parents[2]
+LIMITS = {
+    "correctness": 75.0,
+    "tests": 60.0,
+    "proprio": 80.0,
+    "atari": 80.0,
+    "modes": 60.0,
+    "walker": 85.0,
+    "breakout": 60.0,
+}
+"""Seconds that a part may take, if the budget suffices; the last one gets what the others leave."""
+GROUPS = {"a": ("correctness", "tests"), "b": ("proprio", "atari", "modes"), "c": ("walker",), "d": ("breakout",)}
+BUDGET = 470.0
+LEAST = 8.0
+"""A part is left out when less time than this is left."""
+POLL = 0.2
 
 
-def equality(device: th.device) -> dict[str, float]:
-    """Share of states with the same visits on both devices, and the largest difference of their values."""
-    found = {}
-    for name, setting in SETTINGS.items():
-        model = proprio_model(setting)
-        planner = Planner(setting.n_simulations, setting.n_considered, 0.99)
-        observations = th.from_numpy(np.random.default_rng(0).normal(size=(256, 24)).astype(np.float32))
-        noise = planner.draw_noise(model, 256, np.random.default_rng(1))
-        here = planner.plan(model, {"observation": observations}, noise, explore=True)
-        there = planner.plan(model.to(device), {"observation": observations.to(device)}, noise, explore=True)
-        same = (here.visit_counts == there.visit_counts).all(axis=1)
-        found[f"{name}: same visits"] = float(same.mean())
-        found[f"{name}: largest difference of values"] = float(
-            np.abs(here.root_values - there.root_values)[same].max(initial=0.0)
-        )
-        recorded = [search.repeat is not None for search in recorded_searches(model)]  # none on the CPU
-        found[f"{name}: recorded"] = float(bool(recorded) and all(recorded))
-    return found
+def run_part(name: str, command: list[str], limit: float, found: Path, record: dict[str, Any], out: Path) -> None:
+    """Run one part and merge what it finds into the record, again and again.
+
+    :param name: of the part
+    :param command: that runs it; it writes a JSON object to ``found`` as it goes
+    :param limit: seconds after which it is killed, with all its processes
+    :param found: file of the part
+    :param record: of all parts; gets an entry in ``parts``
+    :param out: folder of ``results.json`` and ``output.txt``
+    """
+    entry: dict[str, Any] = {"status": "running", "limit": limit}
+    record["parts"][name] = entry
+    began, seen = time.perf_counter(), None
+
+    def merge(status: str, returncode: int | None = None) -> None:
+        entry.update(read_record(found))
+        entry.update(status=status, seconds=round(time.perf_counter() - began, 1))
+        if returncode is not None:
+            entry["returncode"] = returncode
+        write_record(out / "results.json", record)
+
+    merge("running")
+    with (out / "output.txt").open("a") as log:
+        log.write(f"\n==== {name}: {' '.join(command)}\n")
+        log.flush()
+        part = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+        try:
+            while part.poll() is None and time.perf_counter() - began < limit:
+                time.sleep(POLL)
+                changed = found.stat().st_mtime_ns if found.exists() else None
+                if changed != seen:
+                    seen = changed
+                    merge("running")
+        finally:
+            timed_out = part.poll() is None
+            _kill(part)
+    status = "out of time" if timed_out else "ok" if part.returncode == 0 else "failed"
+    merge(status, part.returncode)
 
 
-def update_equality(device: th.device, batch_size: int) -> dict[str, float]:
-    """How far recorded updates and others lead away from each other with the same twenty batches."""
-    settings = PAPER | {"batch_size": batch_size, "ent_coef": 0.0, "learning_starts": 300}
-    models = [EfficientZeroV2("MlpPolicy", Noise(6), seed=0, device=device, **settings).learn(300) for _ in range(2)]
-    kept: list[tuple[TensorBatch, UpdateSettings]] = []
+def _kill(part: subprocess.Popen) -> None:
+    """End a process and all that it has started."""
+    try:
+        os.killpg(part.pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):  # nothing of it is left
+        pass
+    part.wait()
 
-    def keep(batch: TensorBatch, update_settings: UpdateSettings) -> UpdateOutput:
-        kept.append((batch, update_settings))
-        return update(models[0].policy, batch, update_settings)
 
-    models[0].updater = keep  # type: ignore[assignment]
-    models[0].train(20)
-    models[1]._update_learning_rate(models[1].policy.optimizer)
-    models[1]._refresh_target()
-    updater = models[1].updater = Updater(models[1].policy.copies, Recorder(device))
-    for batch, update_settings in kept:
-        updater(batch, update_settings)
-    ours, theirs = (th.nn.utils.parameters_to_vector(model.policy.model.parameters()).detach() for model in models)
+def chosen_parts(names: list[str]) -> list[str]:
+    """Names of parts and groups as parts in their order.
+
+    :raises ValueError: if a name is neither
+    """
+    unknown = [name for name in names if name not in LIMITS and name not in GROUPS]
+    if unknown:
+        raise ValueError(f"--parts {unknown[0]} is not one of {', '.join([*GROUPS, *LIMITS])}")
+    wanted = {part for name in names for part in GROUPS.get(name, (name,))}
+    return [part for part in LIMITS if part in wanted]
+
+
+def limit_of(name: str, parts: list[str], left: float) -> float:
+    """Seconds for one of the parts: its share of what is left, at most its own limit, and all for the last part."""
+    to_come = parts[parts.index(name) :]
+    share = left * LIMITS[name] / sum(LIMITS[part] for part in to_come)
+    return share if name == list(LIMITS)[-1] else min(LIMITS[name], share)
+
+
+def describe(device: str) -> dict[str, Any]:
+    """Name of the device and what PyTorch was built for."""
+    on_gpu = device.startswith("cuda")
     return {
-        "recorded": float(updater.recorded is not None),
-        "largest difference of parameters": float((ours - theirs).abs().max()),
-        "largest parameter": float(ours.abs().max()),
+        "device": th.cuda.get_device_name(device) if on_gpu else "cpu",
+        "cuda": th.version.cuda if on_gpu else None,
+        "python": sys.version.split()[0],
     }
 
 
-def searches(device: th.device, seconds: float) -> dict[str, Any]:
-    """Milliseconds of searches and of their network calls alone."""
-    found = {}
-    for name, setting in SETTINGS.items():
-        model = proprio_model(setting).to(device)
-        planner = Planner(setting.n_simulations, setting.n_considered, 0.99)
-        for n in (256, 1536):
-            found[f"{name}, {n} roots"] = _search_and_network(model, planner, OBSERVATION, n, seconds)
-    policy = CnnPolicy(PIXELS, spaces.Discrete(6), lambda _: 1e-3, value_prefix=True)
-    found["images, 16 simulations, 256 roots"] = _search_and_network(
-        policy.average_model.to(device), Planner(16, 4, 0.988), PIXELS, 256, seconds
-    )
-    return found
-
-
-def _search_and_network(model: Any, planner: Planner, space: spaces.Box, n: int, seconds: float) -> dict[str, Any]:
-    rng, device = np.random.default_rng(0), model.reward_scale.device
-    drawn = np.stack([space.sample() for _ in range(n)])
-    observations = {"observation": th.from_numpy(drawn).to(device)}
-    encoded = model.action_head.encoded_dim
-    actions = th.zeros((n, encoded) if encoded == model.action_head.output_dim // 2 else n, device=device)
-    actions = actions if actions.ndim == 2 else actions.long()
-
-    @th.no_grad()
-    def network() -> None:
-        output = model.initial_inference(observations)
-        for _ in range(planner.n_simulations):
-            output = model.recurrent_inference(output.latents, actions, output.memories)
-
-    def search() -> None:
-        planner.plan(model, observations, planner.draw_noise(model, n, rng), explore=True)
-
-    recorder = Recorder(device)
-    with recorder.beside():
-        network()
-    kinds = {"search": search, "network": network, "recorded network": recorder.capture(network)}
-    times = take_turns({name: finished(device, function) for name, function in kinds.items()}, seconds)
-    ratios = {f"over {kind}": times["search"]["median"] / times[kind]["median"] for kind in kinds if kind != "search"}
-    return {"milliseconds": times, **ratios}
-
-
-class Pictures(gym.Env):
-    """Random pictures."""
-
-    observation_space = PIXELS
-    action_space = spaces.Discrete(6)
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode."""
-        super().reset(seed=seed)
-        self.step_number = 0
-        return self.np_random.integers(0, 256, PIXELS.shape, np.uint8), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Whatever the action; truncated after 100 steps."""
-        self.step_number += 1
-        picture = self.np_random.integers(0, 256, PIXELS.shape, np.uint8)
-        return picture, float(self.np_random.uniform()), False, self.step_number == 100, {}
-
-
-def updates(device: th.device, seconds: float, batch_size: int) -> dict[str, Any]:
-    """Milliseconds of an update with its targets, in full and in mixed precision."""
-    found = {}
-    for name, policy, env in (("vectors", "MlpPolicy", Noise(6)), ("images", "CnnPolicy", Pictures())):
-        settings = dict(PAPER) | {"batch_size": batch_size} if policy == "MlpPolicy" else {"batch_size": batch_size}
-        for mixed_precision in (False, True):
-            model = EfficientZeroV2(
-                policy, env, seed=0, device=device, learning_starts=400, mixed_precision=mixed_precision, **settings
-            ).learn(400)
-            times = take_turns({"update": finished(device, lambda model=model: model.train(1))}, seconds)["update"]
-            found[f"{name}, {'mixed' if mixed_precision else 'full'} precision"] = times
-    return found
-
-
-class Deadline(BaseCallback):
-    """Ends training when its time is up; counts from an update on when everything has been compiled and recorded.
-
-    :param seconds: of training
-    :param after: updates that do not count
-    """
-
-    def __init__(self, seconds: float, after: int) -> None:
-        super().__init__()
-        self.seconds = seconds
-        self.after = after
-        self.began = 0.0
-
-    def _on_step(self) -> bool:
-        if self.began == 0.0 and self.model._n_updates >= self.after:  # type: ignore[attr-defined]
-            self.began, self.first = time.perf_counter(), self.num_timesteps
-        self.passed = time.perf_counter() - self.began if self.began else 0.0
-        return self.passed < self.seconds
-
-
-def whole_run(device: th.device, seconds: float, batch_size: int, after: int) -> dict[str, float]:
-    """Updates a second at the paper's setting, acting and reanalysis included, one update for every decision."""
-    try:
-        env: gym.Env = TASKS["walker-walk"].make_env()
-    except ImportError:
-        env = Noise(6)
-    found = {}
-    for mixed_precision in (False, True):
-        settings = PAPER | {"batch_size": batch_size, "mixed_precision": mixed_precision}
-        model = EfficientZeroV2("MlpPolicy", env, seed=0, device=device, learning_starts=300, **settings)
-        deadline = Deadline(seconds, after)
-        with utilisation() as busy:
-            model.learn(1_000_000, callback=deadline, log_interval=10**9)
-        name = "mixed" if mixed_precision else "full"
-        found[f"updates a second, {name} precision"] = (model.num_timesteps - deadline.first) / deadline.passed
-        found[f"utilisation of the GPU, {name} precision, %"] = float(np.mean(busy)) if busy else float("nan")
-    return found
-
-
-@contextmanager
-def utilisation() -> Iterator[list[float]]:
-    """Percentages that ``nvidia-smi`` reports once a second, empty where there is none."""
-    found: list[float] = []
-    done = threading.Event()
-
-    def watch() -> None:
-        command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
-        while not done.wait(1.0):
-            try:
-                said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            except (OSError, subprocess.CalledProcessError):
-                return
-            found.append(float(said.splitlines()[0]))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield found
-    finally:
-        done.set()
-        watcher.join()
-
-
-def main() -> None:
-    """Check, print and store everything."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(arguments: list[str] | None = None) -> int:
+    """Run the parts, print a few lines of each, and return how many did not end well."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--quick", action="store_true", help="a second for everything and small batches")
-    parser.add_argument("--out", type=Path, default=RESULT, help="file to write")
-    options = parser.parse_args()
+    parser.add_argument("--parts", nargs="+", default=list(LIMITS))
+    parser.add_argument("--budget", type=float, default=BUDGET, help="seconds for everything")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of every single measurement")
+    parser.add_argument("--quick", action="store_true", help="small networks and batches, for a machine without a GPU")
+    parser.add_argument("--out", type=Path, default=RESULT, help="folder to write to")
+    options = parser.parse_args(arguments)
+    try:
+        parts = chosen_parts(options.parts)
+    except ValueError as error:
+        parser.error(str(error))
     if options.device.startswith("cuda") and not th.cuda.is_available():
         sys.exit("there is no CUDA device; --device cpu --quick runs the same code on the CPU")
-    device = th.device(options.device)
-    seconds, batch_size, after = (0.5, 16, 5) if options.quick else (8.0, 256, 420)
-    faulthandler.dump_traceback_later(LIMIT_S, exit=True)
-    record: dict[str, Any] = new_record("torch", "numpy", "numba")
-    record["device"] = th.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    for name, check in (
-        ("equality", lambda: equality(device)),
-        ("equality of updates", lambda: update_equality(device, batch_size)),
-        ("run", lambda: whole_run(device, 6 * seconds, batch_size, after)),
-        ("searches", lambda: searches(device, seconds)),
-        ("updates", lambda: updates(device, seconds, batch_size)),
-    ):
-        began = time.perf_counter()
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            record[name] = check()
-        record[name]["seconds"] = time.perf_counter() - began
-        record.setdefault("warnings", []).extend(str(each.message) for each in caught if "slower" in str(each.message))
-        print(name, *(f"  {key}: {value}" for key, value in record[name].items()), sep="\n", flush=True)
-        write_record(options.out, record)
-    best = max(value for key, value in record["run"].items() if key.startswith("updates"))
-    print(f"{best:.1f} updates a second; asked: {ASKED_UPDATES_PER_SECOND:g}")
+    ends = time.perf_counter() + options.budget
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "output.txt").unlink(missing_ok=True)
+    record = {**new_record("torch", "numpy", "numba"), **describe(options.device), "parts": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in parts:
+            left = ends - time.perf_counter()
+            if left < LEAST:
+                record["parts"][name] = {"status": "left out"}
+                write_record(options.out / "results.json", record)
+                continue
+            limit, found = limit_of(name, parts, left), Path(folder) / f"{name}.json"
+            command = [sys.executable, "-u", "-m", "benchmarks.speed.gpu_parts", name]
+            command += ["--device", options.device, "--seconds", str(options.seconds), "--limit", str(limit)]
+            command += ["--found", str(found), "--out", str(options.out.resolve()), *["--quick"] * options.quick]
+            run_part(name, command, limit, found, record, options.out)
+            entry = record["parts"][name]
+            print(
+                f"{name}: {entry['status']} after {entry['seconds']} s", *entry.get("lines", ()), sep="\n  ", flush=True
+            )
+    return sum(entry["status"] != "ok" for entry in record["parts"].values())
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
