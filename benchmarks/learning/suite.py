@@ -21,7 +21,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.learning.jobs import pause, resume, run_all
-from benchmarks.learning.tables import draw_tasks, read_published, table
 from benchmarks.learning.tasks import GROUPS, TASKS, chosen
 from benchmarks.learning.training import add_options, is_complete, parse_settings, result_path
 
@@ -117,6 +116,9 @@ def main(arguments: list[str] | None = None) -> None:
         elif options.action == "run":
             sys.exit(1 if run(options) else 0)
         elif options.action == "table":
+            # With the zoo's curves; a machine that only runs needs no zoo.
+            from benchmarks.learning.tables import draw_tasks, read_published, table
+
             published = [row for row in read_published(options.against) if options.source in row.source]
             print(table(options.out, published, options.rivals), end="")
             if options.pictures:

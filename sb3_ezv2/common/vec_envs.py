@@ -18,7 +18,7 @@ class CallCounter:
     def __init__(self, env: VecEnv) -> None:
         inner = env.unwrapped
         known: CallCounter | None = vars(inner).get("_ezv2_calls")
-        self._calls = [0] if known is None else known._calls  # one list for all who watch
+        self._calls: list[int] = [0] if known is None else known._calls  # one list for all who watch
         if known is None:
             vars(inner)["_ezv2_calls"] = self
             for name in ("reset", "step_wait"):

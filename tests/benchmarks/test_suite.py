@@ -71,6 +71,22 @@ def test_wrappers_are_of_training_only(name):
     assert (rewards[0] == pytest.approx([1.0])) == (name == "CartPole-v1")
 
 
+def test_runs_need_no_more_than_the_algorithm():
+    """A machine that only makes runs has the path to the sources and few packages."""
+    code = """
+import sys
+for name in ("rl_zoo3", "optuna", "yaml", "pandas", "huggingface_sb3", "dm_control", "Box2D", "minatar", "shimmy"):
+    sys.modules[name] = None
+from benchmarks.learning import suite, training
+print(suite.list_tasks())
+"""
+    environment = {**os.environ, "PYTHONPATH": str(jobs.ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd="/", capture_output=True, text=True, check=True
+    )
+    assert "CartPole-v1" in done.stdout and "dmc: dm_control is not installed" in done.stdout
+
+
 # -- runs --------------------------------------------------------------------------------------------------------------
 
 
