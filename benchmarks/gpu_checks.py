@@ -120,9 +120,8 @@ def _search_and_network(model: Any, planner: Planner, space: spaces.Box, n: int,
     rng, device = np.random.default_rng(0), model.reward_scale.device
     drawn = np.stack([space.sample() for _ in range(n)])
     observations = {"observation": th.from_numpy(drawn).to(device)}
-    encoded = model.action_head.encoded_dim
-    actions = th.zeros((n, encoded) if encoded == model.action_head.output_dim // 2 else n, device=device)
-    actions = actions if actions.ndim == 2 else actions.long()
+    kind = model.action_kind
+    actions = th.from_numpy(np.zeros((n, *kind.shape), kind.dtype)).to(device)
 
     @th.no_grad()
     def network() -> None:

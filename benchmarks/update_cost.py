@@ -61,7 +61,7 @@ SETTINGS = {
 def every_step_loss(model: EfficientZeroModel, batch: TensorBatch, coefficients: LossCoefficients) -> th.Tensor:
     """The value of :func:`~sb3_ezv2.learning.losses.unroll_loss`, one step after the other, without logs."""
     n_steps = batch.actions.shape[1]
-    scale, head = model.reward_scale, model.action_head
+    scale, head = model.reward_scale, model.action_kind
     total = th.zeros(len(batch.weights))
     latents = model.represent({key: value[:, 0] for key, value in batch.observations.items()})
     for k in range(n_steps + 1):

@@ -141,7 +141,7 @@ def test_with_the_tree_on_the_cpu_a_simulation_copies_once_there_and_once_back(a
         copies["back"] += 1
         return back(tensor)
 
-    monkeypatch.setattr("sb3_ezv2.planning.planner.on_device", counted_there)
+    monkeypatch.setattr("sb3_ezv2.planning.torch_search.on_device", counted_there)
     monkeypatch.setattr(th.Tensor, "cpu", counted_back)
     planner = Planner(n_simulations, 3, 0.97)
     noise = planner.draw_noise(model, 5, np.random.default_rng(0))

@@ -30,12 +30,8 @@ def random_step(model: EfficientZeroModel, n: int, seed: int = 0) -> tuple[th.Te
     """Latent states and actions for torch, and the actions as the compiled model wants them."""
     rng = np.random.default_rng(seed)
     latents = th.from_numpy(rng.normal(size=(n, model.heads.dim)).astype(np.float32))
-    head = model.action_head
-    if head.n_candidates == head.encoded_dim == head.n_children:  # discrete
-        actions = th.from_numpy(rng.integers(head.encoded_dim, size=n))
-    else:
-        actions = th.from_numpy(rng.uniform(-1, 1, (n, head.encoded_dim)).astype(np.float32))
-    return latents, actions, head.encode(actions).numpy()
+    actions = th.from_numpy(model.action_kind.random((n,), rng))
+    return latents, actions, model.action_kind.encode(actions).numpy()
 
 
 def fused_step(model: EfficientZeroModel, latents: np.ndarray, encoded: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -171,12 +167,12 @@ def test_inputs_are_left_as_they_were():
 
 @pytest.mark.parametrize("n_noise", [1, 9])
 def test_sampled_children_equal_those_of_torch(n_noise):
-    head = tiny_network(CONTINUOUS).action_head
+    kind = tiny_network(CONTINUOUS).action_kind
     rng = np.random.default_rng(0)
-    outputs = (20.0 * rng.normal(size=(9, head.output_dim))).astype(np.float32)
-    noise = rng.normal(size=(n_noise, head.n_children, head.encoded_dim)).astype(np.float32)
-    expected = head.children(th.from_numpy(outputs), th.from_numpy(noise)).numpy()
-    found = np.zeros((9, head.n_children + 1, head.encoded_dim), np.float32)
+    outputs = (20.0 * rng.normal(size=(9, kind.output_dim))).astype(np.float32)
+    noise = rng.normal(size=(n_noise, kind.n_children, kind.encoded_dim)).astype(np.float32)
+    expected = kind.children(th.from_numpy(outputs), th.from_numpy(noise)).actions.numpy()
+    found = np.zeros((9, kind.n_children + 1, kind.encoded_dim), np.float32)
     for row in range(9):
         sample_children(outputs[row], noise[row % n_noise], found[row])
     np.testing.assert_allclose(found[:, :-1], expected, rtol=1e-5, atol=1e-5)
@@ -220,7 +216,7 @@ def test_plans_equal_those_of_torch(kind, explore, monkeypatch):
     """The same noise leads to the same tree with either evaluation."""
     model = tiny_network(ACTION_SPACES[kind])
     assert supports_fusion(model)
-    planner = Planner(12, min(4, model.action_head.n_candidates), 0.97)
+    planner = Planner(12, min(4, model.action_kind.n_candidates), 0.97)
     observations = {"observation": th.from_numpy(np.random.default_rng(0).uniform(-1, 1, (30, 3)).astype(np.float32))}
     noise = planner.draw_noise(model, 30, np.random.default_rng(1)) if explore else planner.greedy_noise(model)
     fused = planner.plan(model, observations, noise, explore)
@@ -240,7 +236,7 @@ def test_plans_equal_those_of_torch(kind, explore, monkeypatch):
 def test_a_state_alone_equals_the_state_in_a_batch(kind):
     """Whatever is evaluated together, and however many states make a chunk."""
     model = tiny_network(ACTION_SPACES[kind])
-    planner = Planner(12, min(4, model.action_head.n_candidates), 0.97)
+    planner = Planner(12, min(4, model.action_kind.n_candidates), 0.97)
     n = 2 * CHUNK + 3
     observations = th.from_numpy(np.random.default_rng(0).uniform(-1, 1, (n, 3)).astype(np.float32))
     noise = planner.draw_noise(model, n, np.random.default_rng(1))
