@@ -13,7 +13,7 @@ Three searches do the same, node for node. :func:`.planner.choose_search` choose
   for the host and all of it is recorded once as a CUDA graph.
 
 Selection, backup and read-out stand once per language: in numba in :mod:`sb3_ezv2.search`, for the first two searches,
-and as tensor operations in :mod:`.tensor_search`. So does the evaluation of nodes: in numba in :mod:`.fused_network`, in
-torch in :mod:`.torch_nodes`, for the last two. ``tests/planning/test_equivalence.py`` holds all of them against each
-other and against a slow search in plain Python.
+and as tensor operations in :mod:`.tensor_search`. So does the evaluation of nodes: in numba in :mod:`.fused_network`,
+and in torch in :mod:`.torch_nodes`, for the last two. ``tests/planning/test_equivalence.py`` holds all of them against
+each other and against a slow search in plain Python.
 """

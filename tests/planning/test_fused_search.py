@@ -15,10 +15,9 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from sb3_ezv2.common.type_aliases import Noise
 from sb3_ezv2.networks.model import POLICY, VALUE, EfficientZeroModel
 from sb3_ezv2.planning import fused_search as fused_search_module
-from sb3_ezv2.planning import planner as planner_module
 from sb3_ezv2.planning.fused_network import block, run_layers, sample_children, write_observations
 from sb3_ezv2.planning.fused_search import CHUNK, MIN_HALF
-from sb3_ezv2.planning.fused_weights import ModelWeights, model_weights, supports_fusion
+from sb3_ezv2.planning.fused_weights import ModelWeights, model_weights
 from sb3_ezv2.planning.planner import Planner
 from sb3_ezv2.search.exponential import exponential
 from tests.helpers.tiny import CONTINUOUS, DISCRETE, ONE_DIMENSION, tiny_network
@@ -208,28 +207,6 @@ def test_exponential():
     assert exponential(np.float32(0.0)) == 1.0
     assert 0.0 < exponential(np.float32(-1e30)) < 1e-37 and 0.0 < exponential(np.float32(-np.inf)) < 1e-37
     assert np.isnan(exponential(np.float32(np.nan)))
-
-
-@pytest.mark.parametrize("kind", ACTION_SPACES)
-@pytest.mark.parametrize("explore", [False, True])
-def test_plans_equal_those_of_torch(kind, explore, monkeypatch):
-    """The same noise leads to the same tree with either evaluation."""
-    model = tiny_network(ACTION_SPACES[kind])
-    assert supports_fusion(model)
-    planner = Planner(12, min(4, model.action_kind.n_candidates), 0.97)
-    observations = {"observation": th.from_numpy(np.random.default_rng(0).uniform(-1, 1, (30, 3)).astype(np.float32))}
-    noise = planner.draw_noise(model, 30, np.random.default_rng(1)) if explore else planner.greedy_noise(model)
-    fused = planner.plan(model, observations, noise, explore)
-    monkeypatch.setattr(planner_module, "supports_fusion", lambda model: False)
-    torch = planner.plan(model, observations, noise, explore)
-    # Rounding may decide between two nearly equal branches of a tree; that is rare.
-    same = (fused.visit_counts == torch.visit_counts).all(axis=1)
-    same &= np.isclose(fused.root_values, torch.root_values, rtol=1e-3, atol=1e-4)
-    assert same.mean() > 0.9
-    np.testing.assert_allclose(fused.candidates, torch.candidates, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(fused.actions[same], torch.actions[same], rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(fused.improved_policy[same], torch.improved_policy[same], rtol=1e-3, atol=1e-3)
-    assert (fused.visit_counts.sum(axis=1) == 12).all()
 
 
 @pytest.mark.parametrize("kind", ACTION_SPACES)
