@@ -284,7 +284,8 @@ def fused_search(
     n_first = min(settings.n_considered, settings.n_simulations)
     result = new_result(n, n_candidates)
     candidates = np.empty((n, n_candidates, noise.candidates.shape[2]), np.float32)
-    gumbel = np.ascontiguousarray(np.broadcast_to(noise.gumbel, (n, n_candidates)))
+    # A copy in any case: a view could not be written to, and for arrays like that everything is compiled once more.
+    gumbel = np.array(np.broadcast_to(noise.gumbel, (n, n_candidates)), order="C")
     n_chunks = max(-(-n // CHUNK), min(n // MIN_HALF, 2))
     bounds = np.linspace(0, n, n_chunks + 1).astype(np.int64)
 

@@ -139,7 +139,7 @@ def search(
             f"values {root.values.shape} and gumbel {gumbel.shape} do not fit prior_logits {root.prior_logits.shape}"
         )
     schedule, constants = search_plan(settings, n_candidates, n_children, value_unit)
-    gumbel = np.ascontiguousarray(gumbel, np.float32)
+    gumbel = np.array(gumbel, np.float32, order="C")  # never read-only, for which everything is compiled once more
     tree = new_tree(n_roots, settings.n_simulations, n_candidates, n_children)
     plant(tree, root.values, root.prior_logits, gumbel, *map(float, settings.value_bounds))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch as th
+from numba import typeof
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from sb3_ezv2.common.type_aliases import Noise
@@ -250,6 +251,26 @@ def test_what_is_not_finite_is_refused(kind, where):
     planner = Planner(4, 2, 0.97)
     with pytest.raises(ValueError, match="not finite"):
         planner.plan(model, {"observation": observations}, planner.greedy_noise(model), explore=False)
+
+
+def test_searches_of_every_kind_need_one_compiled_version(monkeypatch):
+    """Exploring or not, one state or many, any kind of action: arguments of the same types."""
+    seen, compiled = set(), fused_search_module._search_chunk
+    monkeypatch.setattr(
+        fused_search_module,
+        "_search_chunk",
+        lambda *arguments: seen.add(tuple(map(typeof, arguments))) or compiled(*arguments),
+    )
+    planner = Planner(4, 2, 0.97)
+    for space in ACTION_SPACES.values():
+        model = tiny_network(space)
+        for n in (1, 3):
+            for explore in (True, False):
+                noise = (
+                    planner.draw_noise(model, n, np.random.default_rng(0)) if explore else planner.greedy_noise(model)
+                )
+                planner.plan(model, {"observation": th.zeros(n, 3)}, noise, explore)
+    assert len(seen) == 1
 
 
 def test_no_states_at_all():
