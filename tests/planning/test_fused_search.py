@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import threading
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -264,12 +265,10 @@ def test_searches_of_every_kind_need_one_compiled_version(monkeypatch):
     planner = Planner(4, 2, 0.97)
     for space in ACTION_SPACES.values():
         model = tiny_network(space)
-        for n in (1, 3):
-            for explore in (True, False):
-                noise = (
-                    planner.draw_noise(model, n, np.random.default_rng(0)) if explore else planner.greedy_noise(model)
-                )
-                planner.plan(model, {"observation": th.zeros(n, 3)}, noise, explore)
+        for n, explore in product((1, 3), (True, False)):
+            rng = np.random.default_rng(0)
+            noise = planner.draw_noise(model, n, rng) if explore else planner.greedy_noise(model)
+            planner.plan(model, {"observation": th.zeros(n, 3)}, noise, explore)
     assert len(seen) == 1
 
 
