@@ -42,7 +42,7 @@ def test_few_sizes_are_recorded(monkeypatch):
     model = tiny_network(CONTINUOUS)
     for n in (1, 2, 3, 100, 5):
         plans(model, observations_of(n), True, monkeypatch)
-    assert {key[0] for key in device_search._SEARCHES[model]} == {2, 4, 8, 128}
+    assert {key[0] for key in device_search._SEARCHES[model].by_kind} == {2, 4, 8, 128}
 
 
 def test_rows_that_nobody_asked_for_hold_observations_that_exist(monkeypatch):
