@@ -12,7 +12,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, is_vece
 from stable_baselines3.common.vec_env.vec_transpose import VecTransposeImage
 
 from sb3_ezv2 import CnnPolicy, EfficientZeroV2, EZV2Policy
-from sb3_ezv2.common.arguments import argument_names
 from sb3_ezv2.learning.losses import consistency_loss, unroll_latents
 from sb3_ezv2.networks.cnn import ConvBlock, latent_size
 from sb3_ezv2.networks.model import N_REWARD_BINS, N_VALUE_BINS, VALUE, ImageModel
@@ -248,7 +247,7 @@ def test_policy_alone_keeps_its_settings(tmp_path):
     model = tiny_image_model(RandomEnv(GREY), policy_kwargs={**TINY_IMAGE_NETWORK, "augment": False})
     model.policy.save(tmp_path / "policy.pkl")
     loaded = CnnPolicy.load(tmp_path / "policy.pkl")
-    assert loaded.model.augment is False and loaded.network_kwargs == model.policy.network_kwargs
+    assert loaded.model.augment is False and loaded.network == model.policy.network
     image = np.full((1, 32, 32), 7, np.uint8)
     assert loaded.predict(image, deterministic=True)[0] == model.predict(image, deterministic=True)[0]
 
@@ -351,12 +350,12 @@ def test_observation_spaces_that_are_refused(space, said):
 
 @pytest.mark.parametrize("name", TINY_IMAGE_NETWORK)
 def test_sizes_must_be_positive(name):
-    with pytest.raises(ValueError, match=f"{name}=0 must be at least 1"):
+    with pytest.raises(ValueError, match=f"{name}=0 must be an integer between 1"):
         tiny_policy(image_space(1, 32, 32), **{name: 0})
 
 
 def test_arguments_of_the_vector_policy_are_refused():
-    with pytest.raises(TypeError, match="latent_dim"):
+    with pytest.raises(ValueError, match="'latent_dim' is not among CnnPolicy's arguments"):
         tiny_policy(image_space(1, 32, 32), latent_dim=8)
 
 
@@ -367,8 +366,8 @@ def test_another_image_size_on_load(tmp_path):
 
 
 def test_the_arguments_of_the_policies_are_known():
-    common = {"gamma", "n_simulations", "optimizer_class", "optimizer_kwargs", "lr_schedule"}
-    images, vectors = argument_names(CnnPolicy), argument_names(EZV2Policy)
+    common = {"gamma", "n_simulations", "optimizer_class", "optimizer_kwargs", "value_prefix"}
+    images, vectors = policy_arguments(CnnPolicy), policy_arguments(EZV2Policy)
     assert images - vectors == TINY_IMAGE_NETWORK.keys() - {"hidden_dim", "projection_dim"} | {
         "normalize_images",
         "augment",
