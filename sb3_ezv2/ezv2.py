@@ -4,11 +4,8 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, Schedule, TrainFreq
-from stable_baselines3.common.utils import should_collect_more_steps
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_ezv2.argument_groups import Arguments
 from sb3_ezv2.common.arguments import shown
@@ -185,8 +182,9 @@ class EfficientZeroV2(ReplayAlgorithm):
             self.statistics = DataStatistics(len(policy.model.observation_mean))
         self.policy = policy
 
-    def _arguments_changed(self) -> None:
-        self._setup_lr_schedule()
+    def _argument_changed(self, name: str) -> None:
+        if name == "learning_rate":
+            self._setup_lr_schedule()
         self.policy.set_search(self.arguments.search)
         self.reanalyzer.planner = self.policy.planner
         self.reanalyzer.use_cache = self.arguments.targets.use_target_cache
@@ -249,59 +247,13 @@ class EfficientZeroV2(ReplayAlgorithm):
         callback.on_training_end()
         return self
 
-    def collect_rollouts(
-        self,
-        env: VecEnv,
-        callback: BaseCallback,
-        train_freq: TrainFreq,
-        replay_buffer: TrajectoryReplayBuffer,
-        learning_starts: int = 0,
-        log_interval: int | None = None,
-    ) -> RolloutReturn:
-        """Step all environments until ``train_freq`` is reached and store what happens.
-
-        :param env: the training environments
-        :param callback: called after every step; its ``locals`` are those of SB3's off-policy algorithms, where
-            ``actions`` are in the environment's own units and ``buffer_actions`` those that are stored
-        :param train_freq: how much to collect
-        :param replay_buffer: of this algorithm
-        :param learning_starts: transitions collected with random actions
-        :param log_interval: log every so many episodes
-        :return: transitions, episodes, and whether the callbacks want to go on
-        """
-        num_collected_steps, num_collected_episodes = 0, 0
-        callback.on_rollout_start()
-        while should_collect_more_steps(train_freq, num_collected_steps, num_collected_episodes):
-            random = self.num_timesteps < learning_starts
-            buffer_actions = self._random_choice(env.num_envs) if random else self._planned_choice()
-            actions = self.policy.to_env_actions(buffer_actions)
-            with self._whole_step():
-                new_obs, rewards, dones, infos = env.step(actions)
-                self._store(buffer_actions, new_obs, rewards, dones, infos)
-            self.num_timesteps += env.num_envs
-            num_collected_steps += 1
-            callback.update_locals(locals())
-            if not callback.on_step():
-                return RolloutReturn(num_collected_steps * env.num_envs, num_collected_episodes, False)
-            self._update_info_buffer(infos, dones)
-            self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
-            for _ in range(int(np.sum(dones))):
-                num_collected_episodes += 1
-                self._episode_num += 1
-                if log_interval is not None and self._episode_num % log_interval == 0:
-                    self.dump_logs()
-        callback.on_rollout_end()
-        return RolloutReturn(num_collected_steps * env.num_envs, num_collected_episodes, True)
-
-    def _random_choice(self, n_envs: int) -> np.ndarray:
-        """Random actions as they are stored, each held for ``random_repeat`` steps."""
-        repeat = self.arguments.exploration.random_repeat
-        if self._random_actions is None or self.num_timesteps // n_envs % repeat == 0:
-            self._random_actions = random_actions(self.action_space, (n_envs,), self.rng, extreme=repeat > 1)
-        return self._random_actions
-
-    def _planned_choice(self) -> np.ndarray:
-        """Actions of an exploring search: counted from 0, or scaled to [-1, 1]."""
+    def _choose_actions(self, n_envs: int, learning_starts: int) -> np.ndarray:
+        """Actions counted from 0 or scaled to [-1, 1]: random ones first, then those of an exploring search."""
+        if self.num_timesteps < learning_starts:
+            repeat = self.arguments.exploration.random_repeat
+            if self._random_actions is None or self.num_timesteps // n_envs % repeat == 0:
+                self._random_actions = random_actions(self.action_space, (n_envs,), self.rng, extreme=repeat > 1)
+            return self._random_actions
         assert self._last_obs is not None
         tensors, _ = self.policy.obs_to_tensor(self._last_obs)
         return self.policy.search(tensors).actions

@@ -3,7 +3,6 @@
 Whole streams from the environments to the buffer, saving and loading, the log of the rollouts.
 """
 
-import inspect
 import io
 import pathlib
 import sys
@@ -11,127 +10,63 @@ import time
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from copy import deepcopy
+from typing import Any
 
 import numpy as np
-from gymnasium.error import Error as GymnasiumError
-from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
+from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
-from stable_baselines3.common.type_aliases import GymEnv
-from stable_baselines3.common.utils import safe_mean
+from stable_baselines3.common.type_aliases import RolloutReturn, TrainFreq
+from stable_baselines3.common.utils import safe_mean, should_collect_more_steps
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ezv2.argument_groups import Arguments, ExactValues, all_names, check_argument, without_shares
-from sb3_ezv2.common.arguments import argument_names, check_known, shown
+from sb3_ezv2.common.arguments import argument_names, check_known
 from sb3_ezv2.common.normalization import Normalizer
 from sb3_ezv2.common.spaces import check_finite
-from sb3_ezv2.policies import EZV2Policy, MultiInputPolicy
+from sb3_ezv2.configured_algorithm import ConfiguredAlgorithm
+from sb3_ezv2.policies import PlanningPolicy
 from sb3_ezv2.replay.buffer import TrajectoryReplayBuffer
 from sb3_ezv2.replay.frame_storage import frames_stacked_by
 
-SelfReplayAlgorithm = TypeVar("SelfReplayAlgorithm", bound="ReplayAlgorithm")
 
-
-class ReplayAlgorithm(BaseAlgorithm):
+class ReplayAlgorithm(ConfiguredAlgorithm):
     """An SB3 algorithm that learns from a :class:`~sb3_ezv2.replay.buffer.TrajectoryReplayBuffer`.
 
     ``OffPolicyAlgorithm`` would bring action noise and a buffer of single transitions, which do not fit.
-
-    Every argument of the constructor is an attribute of the same name, as everywhere in SB3. One that is assigned later
-    is checked in the same way and holds from then on; ``gamma``, sizes and other things that the networks or the replay
-    buffer were built with cannot be assigned. ``arguments`` has them all in groups.
     """
 
-    arguments: Arguments
+    policy: PlanningPolicy
     replay_buffer: TrajectoryReplayBuffer
-    _from_release_0_1 = False  # whether the attributes were read from a file of that release
     _stream_is_whole = True  # whether the buffer holds all that the environments did
     _n_stack = 1  # of VecFrameStack; saved with the model, which may be loaded without environments
 
-    if TYPE_CHECKING:
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        n_simulations: int | None = None,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """Plan; see :meth:`PlanningPolicy.predict <sb3_ezv2.policies.PlanningPolicy.predict>`."""
+        return self.policy.predict(observation, state, episode_start, deterministic, n_simulations)
 
-        def __getattr__(self, name: str) -> Any:
-            """Type checkers do not see the attributes that the arguments become."""
+    def warm_up(self, n_observations: int = 1) -> None:
+        """Compile what predictions need, which otherwise the first one does; nothing else changes.
 
-    # -- arguments ---------------------------------------------------------------------------------------------------
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in all_names() and "policy" in vars(self):
-            self._use_arguments(self.arguments.changed(name, value))
-            self._arguments_changed()
-        else:
-            super().__setattr__(name, value)
-
-    def _use_arguments(self, arguments: Arguments) -> None:
-        """Let attributes and groups be these arguments."""
-        self.arguments = arguments
-        flat = arguments.flat()
-        self._exact_values = ExactValues(flat)
-        vars(self).update(flat)
-
-    def _read_arguments(self) -> None:
-        """Group the arguments as they stand in the attributes, which may come from a file.
-
-        :raises ValueError: naming the argument, its value and what it must be
+        :param n_observations: how many observations a prediction will be for
         """
-        found = vars(self)
-        if self._from_release_0_1:
-            parameters = inspect.signature(type(self).__init__).parameters
-            found.update(without_shares(found, {name: parameter.default for name, parameter in parameters.items()}))
-            if self.policy_class is EZV2Policy:  # MlpPolicy and MultiInputPolicy were one class
-                self.policy_class = MultiInputPolicy
-            self._from_release_0_1 = False
-        found.update(self._exact_values.restored(found))
-        self._use_arguments(Arguments.of(found))
-
-    @abstractmethod
-    def _arguments_changed(self) -> None:
-        """Let everything that was built know of an argument that was assigned."""
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "arguments"]
-
-    # -- environments ------------------------------------------------------------------------------------------------
-
-    @staticmethod
-    def _wrap_env(env: GymEnv | str, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        """Wrap an environment, or make it by its name.
-
-        :raises ValueError: if it is no environment, or if its wrappers hide what was observed
-        """
-        if isinstance(env, type) or not (isinstance(env, str) or hasattr(env, "step")):
-            raise ValueError(f"env={shown(env)} must be an environment, a VecEnv or the name of a registered one")
-        try:
-            made = maybe_make_env(env, verbose)
-        except GymnasiumError as error:
-            raise ValueError(f"env={env!r} cannot be made: {error}") from error
-        wrapped = BaseAlgorithm._wrap_env(made, verbose, monitor_wrapper)
-        Normalizer(wrapped)
-        return wrapped
-
-    @classmethod
-    def load(
-        cls: type[SelfReplayAlgorithm],
-        path: str | pathlib.Path | io.BufferedIOBase,
-        env: GymEnv | str | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> SelfReplayAlgorithm:
-        """Load a model; see ``BaseAlgorithm.load``.
-
-        :param path: file, or a file-like object
-        :param env: environments to learn in from now on, or the name of a registered one
-        :param args: of ``BaseAlgorithm.load``
-        :param kwargs: of ``BaseAlgorithm.load``, and arguments of the constructor that take the place of saved ones
-        :return: the model
-        :raises ValueError: if there is no such argument, or if a value is none for it
-        """
-        known = argument_names(BaseAlgorithm.load) | argument_names(cls.__init__)
-        check_known(kwargs, known, f"the arguments of {cls.__name__}.load")
-        for name, value in kwargs.items():
-            check_argument(name, value)
-        return super().load(path, env, *args, **kwargs)  # type: ignore[arg-type]  # _wrap_env makes it
+        space = deepcopy(self.observation_space)
+        observations = [space.sample() for _ in range(n_observations)]
+        batch = (
+            {key: np.stack([part[key] for part in observations]) for key in observations[0]}
+            if isinstance(space, spaces.Dict)
+            else np.stack(observations)
+        )
+        tensors, _ = self.policy.obs_to_tensor(batch)
+        for deterministic in (True, False):
+            self.policy.search(tensors, deterministic, np.random.default_rng(0))
 
     @property
     def normalizer(self) -> Normalizer:
@@ -179,6 +114,61 @@ class ReplayAlgorithm(BaseAlgorithm):
             raise
         self._last_original_obs = first
 
+    # -- collecting --------------------------------------------------------------------------------------------------
+
+    def collect_rollouts(
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        train_freq: TrainFreq,
+        replay_buffer: TrajectoryReplayBuffer,
+        learning_starts: int = 0,
+        log_interval: int | None = None,
+    ) -> RolloutReturn:
+        """Step all environments until ``train_freq`` is reached and store what happens.
+
+        :param env: the training environments
+        :param callback: called after every step; its ``locals`` are those of SB3's off-policy algorithms, where
+            ``actions`` are in the environment's own units and ``buffer_actions`` those that are stored
+        :param train_freq: how much to collect
+        :param replay_buffer: of this algorithm
+        :param learning_starts: transitions collected with random actions
+        :param log_interval: log every so many episodes
+        :return: transitions, episodes, and whether the callbacks want to go on
+        """
+        num_collected_steps, num_collected_episodes = 0, 0
+        callback.on_rollout_start()
+        while should_collect_more_steps(train_freq, num_collected_steps, num_collected_episodes):
+            buffer_actions = self._choose_actions(env.num_envs, learning_starts)
+            actions = self.policy.to_env_actions(buffer_actions)
+            with self._whole_step():
+                new_obs, rewards, dones, infos = env.step(actions)
+                self._store(buffer_actions, new_obs, rewards, dones, infos)
+            self.num_timesteps += env.num_envs
+            num_collected_steps += 1
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return RolloutReturn(num_collected_steps * env.num_envs, num_collected_episodes, False)
+            self._update_info_buffer(infos, dones)
+            self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+            for _ in range(int(np.sum(dones))):
+                num_collected_episodes += 1
+                self._episode_num += 1
+                if log_interval is not None and self._episode_num % log_interval == 0:
+                    self.dump_logs()
+        callback.on_rollout_end()
+        return RolloutReturn(num_collected_steps * env.num_envs, num_collected_episodes, True)
+
+    @abstractmethod
+    def _choose_actions(self, n_envs: int, learning_starts: int) -> np.ndarray:
+        """Actions of the next step, as they are stored."""
+
+    @abstractmethod
+    def _store(
+        self, actions: np.ndarray, new_obs: Any, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
+    ) -> None:
+        """Keep one step of every environment."""
+
     @contextmanager
     def _whole_step(self) -> Iterator[None]:
         """Notice when a step of the environments does not reach the buffer."""
@@ -214,6 +204,8 @@ class ReplayAlgorithm(BaseAlgorithm):
         raw_infos = [info | {"terminal_observation": terminals.get(i)} for i, info in enumerate(infos)]
         self.replay_buffer.add(before, after, actions, rewards, dones, raw_infos)
         self._last_obs, self._last_original_obs = new_obs, after
+
+    # -- saving and logs -----------------------------------------------------------------------------------------------
 
     @abstractmethod
     def _replay_buffer_loaded(self) -> None:

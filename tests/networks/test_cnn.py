@@ -16,6 +16,7 @@ from sb3_ezv2.learning.losses import consistency_loss, unroll_latents
 from sb3_ezv2.networks.cnn import ConvBlock, latent_size
 from sb3_ezv2.networks.model import N_REWARD_BINS, N_VALUE_BINS, VALUE, ImageModel
 from sb3_ezv2.planning.fused_weights import supports_fusion
+from sb3_ezv2.policies import policy_arguments
 from tests.helpers.envs import RandomEnv
 from tests.helpers.tiny import (
     CONTINUOUS,
@@ -266,7 +267,7 @@ def test_float_images_with_channels_last(tmp_path):
 def test_stacked_frames():
     env = VecFrameStack(DummyVecEnv([lambda: RandomEnv(image_space(32, 32, 3))]), 4, channels_order="last")
     model = tiny_image_model(env).learn(40)
-    assert model.policy.images["observation"].shape == (12, 32, 32)
+    assert model.policy.model.images["observation"].shape == (12, 32, 32)
     assert_finite_parameters(model)
 
 
