@@ -66,7 +66,7 @@ def buffer_class_kind(name: str, value: Any) -> type[TrajectoryReplayBuffer]:
 
 def path_kind(name: str, value: Any) -> str:
     """A path."""
-    if not isinstance(value, str | os.PathLike):
+    if not (isinstance(value, str | os.PathLike) and os.fspath(value)):
         raise ValueError(f"{name}={shown(value)} must be the path of a folder, or None")
     return os.fspath(value)
 

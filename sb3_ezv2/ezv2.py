@@ -8,7 +8,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_ezv2.argument_groups import Arguments
-from sb3_ezv2.common.arguments import shown
+from sb3_ezv2.common.arguments import shown, switch
 from sb3_ezv2.common.spaces import check_action_space, check_observation_space, random_actions
 from sb3_ezv2.common.tensors import torch_threads
 from sb3_ezv2.common.type_aliases import TrainingTargets, TrajectoryBatch
@@ -137,8 +137,11 @@ class EfficientZeroV2(ReplayAlgorithm):
         _init_setup_model: bool = True,
     ) -> None:
         given = dict(locals())
-        if not (isinstance(policy, str) or (isinstance(policy, type) and issubclass(policy, PlanningPolicy))):
-            raise ValueError(f"policy={shown(policy)} is not of this algorithm; use 'MlpPolicy' or a subclass of it")
+        known = policy in self.policy_aliases if isinstance(policy, str) else isinstance(policy, type)
+        if not known or not issubclass(self.policy_aliases.get(policy, policy), PlanningPolicy):
+            raise ValueError(f"policy={shown(policy)} must be {' or '.join(self.policy_aliases)}, or a subclass of one")
+        if switch("_init_setup_model", _init_setup_model) and env is None:
+            raise ValueError("env=None: a model is built for the spaces of an environment; load needs none")
         self._use_arguments(Arguments.of(given))
         super().__init__(
             policy,

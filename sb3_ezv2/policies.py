@@ -21,6 +21,7 @@ from sb3_ezv2.common.arguments import (
     shown,
     switch,
 )
+from sb3_ezv2.common.random_numbers import GloballySeeded
 from sb3_ezv2.common.spaces import MIN_IMAGE_SIZE, image_parts
 from sb3_ezv2.common.type_aliases import Plan
 from sb3_ezv2.networks.action_heads import ContinuousActionHead, DiscreteActionHead, make_action_head
@@ -104,7 +105,7 @@ class PlanningPolicy(BasePolicy):
         if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, th.optim.Optimizer)):
             raise ValueError(f"optimizer_class={shown(optimizer_class)} must be a class of torch.optim")
         self.optimizer_class = optimizer_class
-        self.optimizer_kwargs = dict(keywords("optimizer_kwargs", optimizer_kwargs or {}))
+        self.optimizer_kwargs = {} if optimizer_kwargs is None else dict(keywords("optimizer_kwargs", optimizer_kwargs))
         if optimizer_class is th.optim.Adam:
             self.optimizer_kwargs.setdefault("fused", True)  # one kernel instead of a dozen per parameter
         self.network = self.network_class.of(kwargs)
@@ -124,6 +125,7 @@ class PlanningPolicy(BasePolicy):
         self.model, self.average_model, self.target_model = model, self.copies.average, self.copies.target
         self.optimizer = self.copies.optimizer
         self.rng = np.random.default_rng()
+        self.prediction_noise = GloballySeeded()
 
     @abstractmethod
     def make_model(self, action_head: DiscreteActionHead | ContinuousActionHead, gamma: float) -> EfficientZeroModel:
@@ -146,8 +148,9 @@ class PlanningPolicy(BasePolicy):
         return self
 
     def seed_planning(self, seed: int | None) -> None:
-        """Restart the random numbers of exploring searches."""
+        """Restart the random numbers of exploring searches; those of predictions from numpy's global generator."""
         self.rng = np.random.default_rng(seed)
+        self.prediction_noise.restart()
 
     def _named_tensors(self, observations: PyTorchObs) -> dict[str, th.Tensor]:
         return observations if isinstance(observations, dict) else {"observation": observations}
@@ -187,7 +190,7 @@ class PlanningPolicy(BasePolicy):
             actions and candidates are in the environment's own units
         """
         tensors, _ = self.obs_to_tensor(observation)
-        plan = self.search(tensors, deterministic, prediction_rng())
+        plan = self.search(tensors, deterministic, self.prediction_noise.generator())
         return plan._replace(actions=self.to_env_actions(plan.actions), candidates=self.to_env_actions(plan.candidates))
 
     def predict(
@@ -203,8 +206,8 @@ class PlanningPolicy(BasePolicy):
         :param observation: one or several
         :param state: not used
         :param episode_start: not used
-        :param deterministic: greedy instead of exploring. Exploring draws from numpy's global generator, which
-            Stable-Baselines3's ``set_random_seed`` seeds, and never disturbs the random numbers of learning
+        :param deterministic: greedy instead of exploring. Exploring draws from a generator of its own, which
+            Stable-Baselines3's ``set_random_seed`` governs, and leaves the random numbers of learning alone
         :param n_simulations: model calls of this search, for a quicker or a deeper plan; ``None`` for the usual number
         :return: actions in the environment's own units, and ``state``
         """
@@ -236,7 +239,7 @@ class PlanningPolicy(BasePolicy):
             return self.average_model.values(self._named_tensors(obs)).unsqueeze(-1)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        plan = self.search(observation, deterministic, prediction_rng())
+        plan = self.search(observation, deterministic, self.prediction_noise.generator())
         if isinstance(self.action_space, spaces.Discrete):
             return th.as_tensor(self.to_env_actions(plan.actions))
         return th.as_tensor(plan.actions)  # ``predict`` scales to the bounds
@@ -244,14 +247,6 @@ class PlanningPolicy(BasePolicy):
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """Same as ``_predict``."""
         return self._predict(obs, deterministic)
-
-
-def prediction_rng() -> np.random.Generator:
-    """Random numbers for predictions, from numpy's global generator.
-
-    Stable-Baselines3's ``set_random_seed`` seeds it, and learning never uses it.
-    """
-    return np.random.default_rng(np.random.randint(2**32, size=4, dtype=np.uint32))  # noqa: NPY002
 
 
 class EZV2Policy(PlanningPolicy):
