@@ -137,8 +137,8 @@ class EfficientZeroV2(ReplayAlgorithm):
         _init_setup_model: bool = True,
     ) -> None:
         given = dict(locals())
-        known = policy in self.policy_aliases if isinstance(policy, str) else isinstance(policy, type)
-        if not known or not issubclass(self.policy_aliases.get(policy, policy), PlanningPolicy):
+        chosen = self.policy_aliases.get(policy) if isinstance(policy, str) else policy
+        if not (isinstance(chosen, type) and issubclass(chosen, PlanningPolicy)):
             raise ValueError(f"policy={shown(policy)} must be {' or '.join(self.policy_aliases)}, or a subclass of one")
         if switch("_init_setup_model", _init_setup_model) and env is None:
             raise ValueError("env=None: a model is built for the spaces of an environment; load needs none")

@@ -28,5 +28,5 @@ class GloballySeeded:
 
 def _global_state() -> tuple[bytes, int]:
     """Where numpy's global generator stands."""
-    state = np.random.get_state(legacy=False)["state"]  # type: ignore[call-overload, index]  # noqa: NPY002
+    state = np.random.get_state(legacy=False)["state"]  # noqa: NPY002
     return state["key"].tobytes(), state["pos"]

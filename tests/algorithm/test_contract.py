@@ -58,19 +58,20 @@ class StopAt(BaseCallback):
 
 @pytest.mark.parametrize("action_space", [spaces.Discrete(3), CONTINUOUS], ids=["discrete", "continuous"])
 def test_the_planned_length_does_not_matter(action_space):
-    def run(*lengths: int, stop: int = 1_000) -> EfficientZeroV2:
+    def run(*lengths: int, stop: int = 1_001) -> EfficientZeroV2:
         # Both phases of the value target are reached, and so are several target networks.
-        model = tiny_model(RandomEnv(action_space=action_space), td_phase=300, td_fresh=200, train_freq=2)
-        model.gradient_steps = 1
+        env = RandomEnv(action_space=action_space)
+        model = tiny_model(env, td_phase=60, td_fresh=200, train_freq=5, gradient_steps=1, target_update_interval=30)
         for number, length in enumerate(lengths):
             model.learn(length, StopAt(stop), reset_num_timesteps=number == 0)
         return model
 
-    short = run(1_000)
-    assert short.num_timesteps == 1_000 and short._n_updates == 484
-    for other in (run(20_000), run(1_000_000), run(250, 250, 250, 250)):
-        assert other.num_timesteps == 1_000
-        assert_same_parameters(short, other)
+    whole, pieces = run(1_000), run(250, 250, 250, 250)
+    assert whole.num_timesteps == pieces.num_timesteps == 1_000 and whole._n_updates == 194
+    assert_same_parameters(whole, pieces)
+    short, long = run(20_000, stop=500), run(1_000_000, stop=500)
+    assert short.num_timesteps == long.num_timesteps == 500 and short._n_updates > 60
+    assert_same_parameters(short, long)
 
 
 def test_defaults_are_no_functions_of_the_progress():
