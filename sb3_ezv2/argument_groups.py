@@ -2,13 +2,11 @@
 
 import json
 import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Annotated, Any
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import Schedule, TrainFreq, TrainFrequencyUnit
@@ -260,20 +258,3 @@ def as_json(value: Any) -> Any:
         return json.loads(json.dumps(value))
     except (TypeError, ValueError):
         return value
-
-
-def without_shares(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """``td_phase`` and ``td_fresh`` of a file of release 0.1, where a ``float`` was a share of the run.
-
-    :param given: arguments by name, as the file has them
-    :param defaults: counts that take the place of shares
-    :return: what changes, with one warning that says so
-    """
-    shares = [name for name in ("td_phase", "td_fresh") if isinstance(given[name], float | np.floating)]
-    if shares:
-        listed = " and ".join(f"{name}={defaults[name]} instead of {given[name]}" for name in shares)
-        warnings.warn(
-            f"the model was saved with shares of its run, which release 0.1 had; it goes on with the counts {listed}",
-            stacklevel=2,
-        )
-    return {name: defaults[name] for name in shares}

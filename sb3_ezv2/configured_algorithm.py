@@ -11,10 +11,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ezv2.argument_groups import Arguments, ExactValues, all_names, check_argument, without_shares
+from sb3_ezv2.argument_groups import Arguments, ExactValues, all_names, check_argument
 from sb3_ezv2.common.arguments import argument_names, check_known, shown
 from sb3_ezv2.common.normalization import Normalizer
-from sb3_ezv2.policies import EZV2Policy, MultiInputPolicy
+from sb3_ezv2.compatibility import bring_up_to_date
 
 SelfConfiguredAlgorithm = TypeVar("SelfConfiguredAlgorithm", bound="ConfiguredAlgorithm")
 
@@ -64,9 +64,7 @@ class ConfiguredAlgorithm(BaseAlgorithm):
         found = vars(self)
         if self._from_release_0_1:
             parameters = inspect.signature(type(self).__init__).parameters
-            found.update(without_shares(found, {name: parameter.default for name, parameter in parameters.items()}))
-            if self.policy_class is EZV2Policy:  # MlpPolicy and MultiInputPolicy were one class
-                self.policy_class = MultiInputPolicy
+            bring_up_to_date(found, {name: parameter.default for name, parameter in parameters.items()})
             self._from_release_0_1 = False
         found.update(self._exact_values.restored(found))
         self._use_arguments(Arguments.of(found))

@@ -39,6 +39,12 @@ class Normalizer:
                     "VecNormalize(..., norm_obs=False)"
                 )
 
+    def observation_keys(self) -> list[str]:
+        """Parts of the observations that are normalised; a single one is called ``"observation"``."""
+        if self.vec_normalize is None or not self.vec_normalize.norm_obs:
+            return []
+        return self.vec_normalize.norm_obs_keys or ["observation"]
+
     def raw_observations(self, observations: Observations) -> Observations:
         """The newest observations of all environments before they were normalised."""
         if self.vec_normalize is None or not self.vec_normalize.norm_obs:

@@ -13,13 +13,12 @@ from sb3_ezv2.networks.cnn import ConvDynamics, ConvRepresentation, SpatialHeads
 from sb3_ezv2.networks.layers import Heads
 from sb3_ezv2.networks.mlp import MlpDynamics, MlpRepresentation
 from sb3_ezv2.networks.model import (
-    N_REWARD_BINS,
-    N_VALUE_BINS,
     EfficientZeroModel,
     ImageModel,
     ModelParts,
     flat_size,
     reward_support,
+    value_support,
 )
 from sb3_ezv2.networks.value_prefix import ValuePrefix
 
@@ -42,6 +41,8 @@ class VectorNetwork(ArgumentGroup):
         :mod:`sb3_ezv2.networks.value_prefix`; searches are slower then, because torch evaluates the network
     :param lstm_dim: size of the LSTM that reads the value prefix
     :param prefix_horizon: steps after which the value prefix begins again
+    :param transformed_support: whether rewards and values are read as in release 0.1, in whose models this is set, see
+        :class:`~sb3_ezv2.networks.supports.TransformedSupport`
     """
 
     latent_dim: Annotated[int, SIZE] = 128
@@ -51,6 +52,7 @@ class VectorNetwork(ArgumentGroup):
     value_prefix: Annotated[bool, switch] = False
     lstm_dim: Annotated[int, SIZE] = 512
     prefix_horizon: Annotated[int, DEPTH] = 5
+    transformed_support: Annotated[bool, switch] = False
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class ImageNetwork(ArgumentGroup):
         :mod:`sb3_ezv2.networks.value_prefix`
     :param lstm_dim: size of the LSTM that reads the value prefix
     :param prefix_horizon: steps after which the value prefix begins again
+    :param transformed_support: whether rewards and values are read as in release 0.1, in whose models this is set, see
+        :class:`~sb3_ezv2.networks.supports.TransformedSupport`
     """
 
     stem_channels: Annotated[int, SIZE] = 32
@@ -85,6 +89,7 @@ class ImageNetwork(ArgumentGroup):
     value_prefix: Annotated[bool, switch] = False
     lstm_dim: Annotated[int, SIZE] = 512
     prefix_horizon: Annotated[int, DEPTH] = 5
+    transformed_support: Annotated[bool, switch] = False
 
 
 def vector_model(
@@ -101,12 +106,15 @@ def vector_model(
     :param sizes: of the network
     """
     observation_dim = flat_size(observation_space)
-    n_bins = reward_support(sizes.prefix_horizon).n_bins
+    rewards = reward_support(sizes.prefix_horizon if sizes.value_prefix else 1, sizes.transformed_support)
+    values = value_support(discount, sizes.transformed_support)
+    # A value prefix reads the features of the first head itself.
+    outputs = (None if sizes.value_prefix else rewards.n_bins, values.n_bins, action_head.output_dim)
     norm = nn.LayerNorm(sizes.lstm_dim)
     parts = ModelParts(
         representation=MlpRepresentation(observation_dim, sizes.latent_dim, sizes.hidden_dim, sizes.n_blocks),
         dynamics=MlpDynamics(action_head.encoded_dim, sizes.latent_dim, sizes.hidden_dim, sizes.n_blocks),
-        heads=Heads(sizes.latent_dim, sizes.hidden_dim, _output_dims(sizes.value_prefix, action_head)),
+        heads=Heads(sizes.latent_dim, sizes.hidden_dim, outputs),
         projection=nn.Sequential(
             nn.Linear(sizes.latent_dim, sizes.projection_dim),
             nn.LayerNorm(sizes.projection_dim),
@@ -120,7 +128,11 @@ def vector_model(
             nn.ReLU(),
             nn.Linear(sizes.latent_dim, sizes.latent_dim),
         ),
-        value_prefix=ValuePrefix(sizes.hidden_dim, sizes.lstm_dim, sizes.hidden_dim, n_bins, sizes.prefix_horizon, norm)
+        reward_support=rewards,
+        value_support=values,
+        value_prefix=ValuePrefix(
+            sizes.hidden_dim, sizes.lstm_dim, sizes.hidden_dim, rewards.n_bins, sizes.prefix_horizon, norm
+        )
         if sizes.value_prefix
         else None,
     )
@@ -148,7 +160,11 @@ def image_model(
     if hidden_dim is None:
         discrete = isinstance(action_head, DiscreteActionHead)
         hidden_dim = HIDDEN_DIM_DISCRETE if discrete else HIDDEN_DIM_CONTINUOUS
-    n_features, n_bins = sizes.head_channels * height * width, reward_support(sizes.prefix_horizon).n_bins
+    n_features = sizes.head_channels * height * width
+    rewards = reward_support(sizes.prefix_horizon if sizes.value_prefix else 1, sizes.transformed_support)
+    values = value_support(discount, sizes.transformed_support)
+    # A value prefix reads the features of the first head itself.
+    outputs = (None if sizes.value_prefix else rewards.n_bins, values.n_bins, action_head.output_dim)
     norm = nn.BatchNorm1d(sizes.lstm_dim)
     parts = ModelParts(
         representation=ConvRepresentation(
@@ -159,7 +175,7 @@ def image_model(
             (sizes.latent_channels, height, width),
             sizes.head_channels,
             hidden_dim,
-            _output_dims(sizes.value_prefix, action_head),
+            outputs,
         ),
         projection=nn.Sequential(
             nn.Flatten(),
@@ -178,15 +194,10 @@ def image_model(
             nn.ReLU(),
             nn.Linear(sizes.prediction_dim, sizes.projection_dim),
         ),
-        value_prefix=ValuePrefix(n_features, sizes.lstm_dim, hidden_dim, n_bins, sizes.prefix_horizon, norm)
+        reward_support=rewards,
+        value_support=values,
+        value_prefix=ValuePrefix(n_features, sizes.lstm_dim, hidden_dim, rewards.n_bins, sizes.prefix_horizon, norm)
         if sizes.value_prefix
         else None,
     )
     return ImageModel(observation_space, images, action_head, discount, parts, sizes.normalize_images, sizes.augment)
-
-
-def _output_dims(
-    value_prefix: bool, action_head: DiscreteActionHead | ContinuousActionHead
-) -> tuple[int | None, int, int]:
-    """Outputs of the heads for rewards, values and policies; a value prefix reads the features of the first itself."""
-    return None if value_prefix else N_REWARD_BINS, N_VALUE_BINS, action_head.output_dim

@@ -33,7 +33,7 @@ AT_THE_TOP = {
     "configured_algorithm": "algorithm",
     "argument_groups": "algorithm",
     "policies": "algorithm",
-    "compatibility": "commands",
+    "compatibility": "algorithm",
     "command_line": "commands",
     "train": "commands",
     "enjoy": "commands",
