@@ -106,7 +106,7 @@ LEGAL_IN_POLICY: dict[str, Legal] = {
     "optimizer_kwargs": only(None, {}),
     "n_blocks": whole(1, 1_000),
     "prefix_horizon": whole(1, 1_000),
-    **dict.fromkeys(("value_prefix", "augment"), switch),
+    **dict.fromkeys(("value_prefix", "augment", "transformed_support"), switch),
     # Without bytes, the image of the test is none.
     "normalize_images": lambda value: switch(value),
 }
