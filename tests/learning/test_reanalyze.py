@@ -250,7 +250,7 @@ def test_past_the_last_observation_the_model_goes_on(action_space):
     """As from the observation itself, under the batch's random actions; terminal states are no such end."""
     setting = Setting(action_space)
     setting.fill()
-    batch = setting.sample(60)
+    batch = setting.sample(40)
     targets = setting.targets(batch, rule=ALWAYS_TD)
     open_ends = 0
     for row in np.flatnonzero((batch.n_ahead < UNROLL) & ~batch.terminated):

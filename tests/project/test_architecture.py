@@ -33,6 +33,7 @@ AT_THE_TOP = {
     "configured_algorithm": "algorithm",
     "argument_groups": "algorithm",
     "policies": "algorithm",
+    "callbacks": "algorithm",
     "compatibility": "algorithm",
     "command_line": "commands",
     "train": "commands",
