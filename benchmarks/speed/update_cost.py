@@ -94,7 +94,9 @@ def collected(setting: Setting) -> EfficientZeroV2:
     model.learn(N_TRANSITIONS, reset_num_timesteps=False)
     model.reanalyzer.prioritise_new(model.policy.average_model, model.replay_buffer)
     model.train(1)
-    batch = model.replay_buffer.sample(model.batch_size, model.unroll_steps, model._n_step, 0.4, model.rng)
+    batch = model.replay_buffer.sample(
+        model.batch_size, model.unroll_steps, model.arguments.targets.n_step(model.action_space), 0.4, model.rng
+    )
     policy = model.policy
     targets = model.reanalyzer.targets(
         batch, model.replay_buffer, policy.average_model, policy.target_model, 1, model._value_rule(), model.rng

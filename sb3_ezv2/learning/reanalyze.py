@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ezv2.common.actions import ActionKind
+from sb3_ezv2.common.normalization import UNCHANGED, Normalizer
 from sb3_ezv2.common.tensors import on_device, to_tensors
 from sb3_ezv2.common.type_aliases import PolicyTargets, TrainingTargets, TrajectoryBatch
 from sb3_ezv2.learning.targets import MultiStepReturns, loss_masks, n_step_returns, uses_td, value_prefixes
@@ -86,12 +86,12 @@ class Reanalyzer:
         self.searched_fraction = 0.0  # of the last batch
 
     def prioritise_new(
-        self, model: EfficientZeroModel, buffer: TrajectoryReplayBuffer, env: VecNormalize | None = None
+        self, model: EfficientZeroModel, buffer: TrajectoryReplayBuffer, normalizer: Normalizer = UNCHANGED
     ) -> None:
         """Give new transitions their own Bellman error as priority, so that surprises are replayed at once (paper)."""
         slots = buffer.take_new_slots()
         if len(slots) > 0:
-            buffer.update_priorities(slots, bellman_errors(model, buffer, slots, self.planner.discount, env))
+            buffer.update_priorities(slots, bellman_errors(model, buffer, slots, self.planner.discount, normalizer))
 
     def targets(
         self,
@@ -102,7 +102,7 @@ class Reanalyzer:
         version: int,
         rule: MixedValueRule,
         rng: np.random.Generator,
-        env: VecNormalize | None = None,
+        normalizer: Normalizer = UNCHANGED,
     ) -> TrainingTargets:
         """Reward, value and policy targets with their masks (EfficientZero V2, sections 4.2 and 4.3).
 
@@ -113,19 +113,19 @@ class Reanalyzer:
         :param version: changes whenever ``target_model`` does
         :param rule: of the mixed value target
         :param rng: source of the searches' randomness
-        :param env: normalises observations
+        :param normalizer: of observations
         """
         unroll = batch.actions.shape[1]
         prefix = model.value_prefix
         masks = loss_masks(batch.n_ahead, unroll)
         search_values, policies = self._search_targets(
-            batch, buffer, target_model, version, masks.policies > 0, rng, env
+            batch, buffer, target_model, version, masks.policies > 0, rng, normalizer
         )
         td_steps = batch.rewards.shape[1] - unroll
         returns = n_step_returns(batch.rewards, batch.n_ahead, batch.terminated, self.planner.discount, td_steps)
         td = uses_td(batch.ages, batch.n_ahead, *rule)
-        values = np.where(td, td_values(batch, returns, td, buffer, model, env), search_values)
-        rewards = go_on_past_the_end(batch, values, buffer, model, env)
+        values = np.where(td, td_values(batch, returns, td, buffer, model, normalizer), search_values)
+        rewards = go_on_past_the_end(batch, values, buffer, model, normalizer)
         return TrainingTargets(
             rewards=rewards if prefix is None else value_prefixes(rewards, prefix.horizon),
             values=values,
@@ -141,7 +141,7 @@ class Reanalyzer:
         version: int,
         needed: np.ndarray,
         rng: np.random.Generator,
-        env: VecNormalize | None,
+        normalizer: Normalizer,
     ) -> tuple[np.ndarray, PolicyTargets]:
         """Search-based values and policy targets of the states in ``needed``; zeros elsewhere."""
         wanted = batch.slots[:, : needed.shape[1]][needed]
@@ -155,15 +155,17 @@ class Reanalyzer:
             distinct = np.unique(wanted)
             slots = distinct[self.cache.stale(distinct, buffer.ids_at(distinct), version)]
             if len(slots) > 0:
-                self.cache.store(slots, buffer.ids_at(slots), version, *self._search(slots, buffer, model, rng, env))
+                self.cache.store(
+                    slots, buffer.ids_at(slots), version, *self._search(slots, buffer, model, rng, normalizer)
+                )
             values[needed] = self.cache.values[wanted]
             policies.actions[needed] = self.cache.actions[wanted]
             policies.weights[needed] = self.cache.weights[wanted]
         else:
             slots = wanted
-            values[needed], found = self._search(slots, buffer, model, rng, env)
-            policies.actions[needed] = found.actions
-            policies.weights[needed] = found.weights
+            values[needed], searched = self._search(slots, buffer, model, rng, normalizer)
+            policies.actions[needed] = searched.actions
+            policies.weights[needed] = searched.weights
         self.searched_fraction = len(slots) / max(len(wanted), 1)
         return values, policies
 
@@ -173,12 +175,12 @@ class Reanalyzer:
         buffer: TrajectoryReplayBuffer,
         model: EfficientZeroModel,
         rng: np.random.Generator,
-        env: VecNormalize | None,
+        normalizer: Normalizer,
     ) -> tuple[np.ndarray, PolicyTargets]:
         """Search all ``slots`` and return values and policy targets in their order."""
         values, actions, weights = [], [], []
         for chunk in in_chunks(model, slots):
-            observations = to_tensors(buffer.observations_at(chunk, env), model.reward_scale.device)
+            observations = to_tensors(buffer.observations_at(chunk, normalizer), model.reward_scale.device)
             noise = self.planner.draw_noise(model, len(chunk), rng)
             plan = self.planner.plan(model, observations, noise, explore=True)
             found = model.action_kind.policy_targets(plan)
@@ -199,12 +201,12 @@ def in_chunks(model: EfficientZeroModel, slots: np.ndarray) -> list[np.ndarray]:
 
 @th.no_grad()
 def stored_values(
-    model: EfficientZeroModel, buffer: TrajectoryReplayBuffer, slots: np.ndarray, env: VecNormalize | None
+    model: EfficientZeroModel, buffer: TrajectoryReplayBuffer, slots: np.ndarray, normalizer: Normalizer
 ) -> np.ndarray:
     """Values ``[n]`` that the network gives the observations in ``slots [n]``."""
     device = model.reward_scale.device
     values = [
-        model.values(to_tensors(buffer.observations_at(chunk, env), device)).cpu().numpy()
+        model.values(to_tensors(buffer.observations_at(chunk, normalizer), device)).cpu().numpy()
         for chunk in in_chunks(model, slots)
     ]
     return np.concatenate(values)
@@ -216,7 +218,7 @@ def td_values(
     needed: np.ndarray,
     buffer: TrajectoryReplayBuffer,
     model: EfficientZeroModel,
-    env: VecNormalize | None,
+    normalizer: Normalizer,
 ) -> np.ndarray:
     """Multi-step targets ``[batch, unroll + 1]`` of the states in ``needed``; elsewhere without the bootstrap."""
     values = returns.sums.copy()
@@ -224,7 +226,7 @@ def td_values(
     if needed.any():
         slots = np.take_along_axis(batch.slots, returns.bootstrap, axis=1)[needed]
         slots, inverse = np.unique(slots, return_inverse=True)
-        values[needed] += returns.discounts[needed] * stored_values(model, buffer, slots, env)[inverse]
+        values[needed] += returns.discounts[needed] * stored_values(model, buffer, slots, normalizer)[inverse]
     return values
 
 
@@ -234,7 +236,7 @@ def go_on_past_the_end(
     values: np.ndarray,
     buffer: TrajectoryReplayBuffer,
     model: EfficientZeroModel,
-    env: VecNormalize | None,
+    normalizer: Normalizer,
 ) -> np.ndarray:
     """Targets behind the last observation of a trajectory that did not terminate.
 
@@ -246,7 +248,7 @@ def go_on_past_the_end(
     :param values: targets ``[batch, unroll + 1]``, changed in place behind such ends
     :param buffer: where the last observations are
     :param model: goes on
-    :param env: normalises observations
+    :param normalizer: of observations
     :return: reward targets ``[batch, unroll]``
     """
     unroll = batch.actions.shape[1]
@@ -255,7 +257,7 @@ def go_on_past_the_end(
     if len(rows) == 0:
         return rewards
     device, ends = model.reward_scale.device, batch.n_ahead[rows]
-    output = model.initial_inference(to_tensors(buffer.observations_at(batch.slots[rows, ends], env), device))
+    output = model.initial_inference(to_tensors(buffer.observations_at(batch.slots[rows, ends], normalizer), device))
     for k in range(unroll - int(ends.min())):
         actions = batch.actions[rows, np.minimum(ends + k, unroll - 1)]
         output = model.recurrent_inference(output.latents, on_device(actions, device), output.memories)
@@ -271,7 +273,7 @@ def bellman_errors(
     buffer: TrajectoryReplayBuffer,
     slots: np.ndarray,
     discount: float,
-    env: VecNormalize | None = None,
+    normalizer: Normalizer = UNCHANGED,
 ) -> np.ndarray:
     """``|h(v(s)) - h(r + discount * v(s'))|`` of transitions: what surprises the current model.
 
@@ -279,13 +281,12 @@ def bellman_errors(
     :param buffer: where the transitions are
     :param slots: of the transitions ``[n]``
     :param discount: of one step
-    :param env: normalises observations and rewards
+    :param normalizer: of observations and rewards
     :return: ``[n]``
     """
     rewards, terminal, following = buffer.transitions_at(slots)
-    if env is not None:
-        rewards = env.normalize_reward(rewards)
-    both = stored_values(model, buffer, np.concatenate([slots, following]), env)
+    rewards = normalizer.rewards(rewards)
+    both = stored_values(model, buffer, np.concatenate([slots, following]), normalizer)
     values, next_values = np.split(both, 2)
     targets = (rewards + discount * ~terminal * next_values).astype(np.float32)
     device = model.reward_scale.device

@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ezv2.common.actions import action_kind_of
+from sb3_ezv2.common.arguments import OneOf, Real, Whole
 from sb3_ezv2.common.compilation import entry_point
+from sb3_ezv2.common.normalization import UNCHANGED, Normalizer
 from sb3_ezv2.common.spaces import named_arrays, named_spaces
 from sb3_ezv2.common.type_aliases import ObservationArrays, TrajectoryBatch
 from sb3_ezv2.replay.frame_storage import new_frame_storages
@@ -66,8 +67,8 @@ class TrajectoryReplayBuffer:
         parts of the observations are stored whole, as images are where ``n_stack`` is 1
     :param channels_order: ``"first"`` or ``"last"`` if the frames are not stacked along the axis that
         :func:`~sb3_ezv2.replay.frame_storage.stack_axis` finds
-    :raises ValueError: if the ring of one environment would have fewer than three slots, the observation space no
-        images of ``n_stack`` frames, or the action space no kind of action
+    :raises ValueError: naming the argument, if a value cannot work, for example because the ring of one environment
+        would have fewer than three slots or the observation space has no images of ``n_stack`` frames
     """
 
     def __init__(
@@ -80,13 +81,13 @@ class TrajectoryReplayBuffer:
         n_stack: int = 1,
         channels_order: str | None = None,
     ) -> None:
-        self.buffer_size = buffer_size
+        self.buffer_size = Whole(1)("buffer_size", buffer_size)
         self.observation_space = observation_space
         self.action_space = action_space
-        self.n_envs = n_envs
-        self.alpha = alpha
-        self.n_stack = n_stack
-        self.channels_order = channels_order
+        self.n_envs = Whole(1)("n_envs", n_envs)
+        self.alpha = Real(0.0, 10.0)("alpha", alpha)
+        self.n_stack = Whole(1)("n_stack", n_stack)
+        self.channels_order = OneOf(("first", "last", None))("channels_order", channels_order)
         self.max_rows = buffer_size // n_envs
         if self.max_rows < 3:
             raise ValueError(
@@ -120,6 +121,22 @@ class TrajectoryReplayBuffer:
     def __len__(self) -> int:
         """Number of transitions that can be sampled."""
         return self.n_transitions
+
+    def size(self) -> int:
+        """Number of transitions that can be sampled, under the name that Stable-Baselines3's buffers give it."""
+        return self.n_transitions
+
+    @property
+    def pos(self) -> int:
+        """Row that the first environment's next observation goes to."""
+        return int(self.next_rows[0])
+
+    @property
+    def full(self) -> bool:
+        """Whether the next observation of every environment takes the place of an old one."""
+        return bool(
+            self.n_rows == self.max_rows and (self.kinds[self.next_rows, np.arange(self.n_envs)] != EMPTY).all()
+        )
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -285,10 +302,9 @@ class TrajectoryReplayBuffer:
         """Number of slots allocated so far; a slot is ``row * n_envs + environment``."""
         return self.n_rows * self.n_envs
 
-    def stored_rewards(self, env: VecNormalize | None = None) -> np.ndarray:
-        """Rewards ``[n]`` of all transitions in the buffer, normalised if a ``VecNormalize`` is given."""
-        rewards = self.rewards[self.kinds == TRANSITION]
-        return rewards if env is None else env.normalize_reward(rewards)
+    def stored_rewards(self, normalizer: Normalizer = UNCHANGED) -> np.ndarray:
+        """Rewards ``[n]`` of all transitions in the buffer as the model sees them."""
+        return normalizer.rewards(self.rewards[self.kinds == TRANSITION])
 
     def stored_observations(self, n: int = 1024) -> Iterator[ObservationArrays]:
         """All observations in the buffer as the environment gave them, in pieces of up to ``n``."""
@@ -300,14 +316,12 @@ class TrajectoryReplayBuffer:
         """Running number of the observation in each slot: changes exactly when the slot is written anew."""
         return self.observation_ids.reshape(-1)[slots]
 
-    def observations_at(self, slots: np.ndarray, env: VecNormalize | None = None) -> ObservationArrays:
-        """Observations ``[*slots.shape, ...]``, normalised if a ``VecNormalize`` is given."""
+    def observations_at(self, slots: np.ndarray, normalizer: Normalizer = UNCHANGED) -> ObservationArrays:
+        """Observations ``[*slots.shape, ...]`` as the model sees them."""
         found = {key: array.reshape(-1, *array.shape[2:])[slots] for key, array in self.observations.items()}
         found |= {key: stacks.read(slots) for key, stacks in self.stacks.items()}
-        if env is None:
-            return found
         named = isinstance(self.observation_space, spaces.Dict)
-        return named_arrays(env.normalize_obs(found if named else found["observation"]))
+        return named_arrays(normalizer.observations(found if named else found["observation"]))
 
     def sample(
         self,
@@ -316,7 +330,7 @@ class TrajectoryReplayBuffer:
         td_steps: int,
         beta: float,
         rng: np.random.Generator,
-        env: VecNormalize | None = None,
+        normalizer: Normalizer = UNCHANGED,
     ) -> TrajectoryBatch:
         """Draw positions in proportion to their priorities, with what the losses and the value targets need.
 
@@ -325,7 +339,7 @@ class TrajectoryReplayBuffer:
         :param td_steps: rewards that the value target of the last state may use
         :param beta: exponent of the importance weights ``(n P(i))^-beta``
         :param rng: source of all randomness
-        :param env: normalises observations and rewards
+        :param normalizer: of observations and rewards
         :raises ValueError: if there are fewer transitions than ``batch_size``
         """
         if self.n_transitions < batch_size:
@@ -343,15 +357,14 @@ class TrajectoryReplayBuffer:
         # The ring closes only when it has its full size; until then the frontier stands before the last row.
         slots, n_ahead = follow_slots(self.kinds.reshape(-1), starts, length, self.n_envs)
         real = np.arange(length) < n_ahead[:, None]
-        rewards = np.where(real, self.rewards.reshape(-1)[slots[:, :-1]], np.float32(0.0))
-        if env is not None:
-            rewards = np.where(real, env.normalize_reward(rewards), np.float32(0.0)).astype(np.float32)
+        rewards = normalizer.rewards(self.rewards.reshape(-1)[slots[:, :-1]])
+        rewards = np.where(real, rewards, np.float32(0.0))
         states = slots[:, : unroll_steps + 1]
         return TrajectoryBatch(
             slots=slots,
             n_ahead=n_ahead,
             terminated=self.kinds.reshape(-1)[slots[:, -1]] == TERMINATED,
-            observations=self.observations_at(states, env),
+            observations=self.observations_at(states, normalizer),
             actions=self._actions_at(states[:, :-1], real[:, :unroll_steps], rng),
             rewards=rewards,
             ages=self.n_observations - self.ids_at(states),

@@ -30,6 +30,8 @@ BELOW["commands"] = {"zoo", *BELOW["zoo"]}
 AT_THE_TOP = {
     "ezv2": "algorithm",
     "replay_algorithm": "algorithm",
+    "configured_algorithm": "algorithm",
+    "argument_groups": "algorithm",
     "policies": "algorithm",
     "callbacks": "algorithm",
     "compatibility": "algorithm",
