@@ -220,6 +220,11 @@ class PlanningPolicy(BasePolicy):
         finally:
             self.set_search(usual)
 
+    def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
+        """Actions of ``predict`` between the bounds; see ``BasePolicy.unscale_action``."""
+        flat = scaled_action.reshape(len(scaled_action), -1) if scaled_action.ndim > 1 else scaled_action
+        return self.action_kind.to_env(flat).reshape(scaled_action.shape)
+
     def to_env_actions(self, actions: np.ndarray) -> np.ndarray:
         """Actions of a plan ``[..., *action_shape]`` in the environment's own units and dtype."""
         return self.action_kind.to_env(actions)
