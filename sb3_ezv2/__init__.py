@@ -1,5 +1,8 @@
 """EfficientZero V2 for Stable-Baselines3."""
 
+from pathlib import Path
+
+from sb3_ezv2.callbacks import TransitionJournal
 from sb3_ezv2.common.schedules import WarmUp
 from sb3_ezv2.compatibility import resolve_old_names
 from sb3_ezv2.ezv2 import EfficientZeroV2
@@ -7,6 +10,7 @@ from sb3_ezv2.policies import CnnPolicy, EZV2Policy, MlpPolicy, MultiInputPolicy
 from sb3_ezv2.replay.buffer import TrajectoryReplayBuffer
 
 resolve_old_names()
+__version__ = Path(__file__).with_name("version.txt").read_text(encoding="utf-8").strip()
 
 __all__ = [
     "CnnPolicy",
@@ -15,5 +19,7 @@ __all__ = [
     "MlpPolicy",
     "MultiInputPolicy",
     "TrajectoryReplayBuffer",
+    "TransitionJournal",
     "WarmUp",
+    "__version__",
 ]

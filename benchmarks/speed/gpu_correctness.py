@@ -106,7 +106,7 @@ def forget_compiled() -> None:
 @contextmanager
 def as_on_a_gpu() -> Iterator[None]:
     """Take the way of a GPU whatever the device."""
-    with mock.patch("sb3_ezv2.planning.planner._is_on_gpu", lambda model, n: True):
+    with mock.patch("sb3_ezv2.planning.planner._is_on_gpu", lambda model: True):
         yield
 
 

@@ -80,7 +80,7 @@ class Recorder:
 
 
 def padded(n: int) -> int:
-    """The smallest power of two that is at least ``n``; what is recorded for so many rows serves all smaller numbers."""
+    """The smallest power of two that is at least ``n``; what is recorded for it serves all smaller numbers."""
     return 1 << (n - 1).bit_length()
 
 

@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
-from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_ezv2.common.actions import ActionKind
+from sb3_ezv2.common.normalization import UNCHANGED, Normalizer
 from sb3_ezv2.common.recording import RecordedRows
 from sb3_ezv2.common.tensors import on_device_together, to_tensors
-from sb3_ezv2.common.type_aliases import Plan, PolicyTargets, TrainingTargets, TrajectoryBatch
+from sb3_ezv2.common.type_aliases import PolicyTargets, TrainingTargets, TrajectoryBatch
 from sb3_ezv2.learning.targets import MultiStepReturns, loss_masks, n_step_returns, uses_td, value_prefixes
 from sb3_ezv2.networks.model import EfficientZeroModel, ImageModel
 from sb3_ezv2.planning.planner import Planner
@@ -33,13 +33,11 @@ class TargetCache:
 
     An entry holds as long as the slot holds the same observation and the target network has the same version.
 
-    :param n_targets: actions per policy target
-    :param action_dim: of a continuous action, 0 if discrete
+    :param action_kind: says how large policy targets are
     """
 
-    def __init__(self, n_targets: int, action_dim: int) -> None:
-        self.n_targets = n_targets
-        self.action_dim = action_dim
+    def __init__(self, action_kind: ActionKind) -> None:
+        self.action_kind = action_kind
         self.clear()
 
     def clear(self) -> None:
@@ -47,8 +45,9 @@ class TargetCache:
         self.observation_ids = np.empty(0, np.int64)
         self.versions = np.empty(0, np.int64)
         self.values = np.empty(0, np.float32)
-        self.actions = np.empty((0, self.n_targets, self.action_dim), np.float32)
-        self.weights = np.empty((0, self.n_targets), np.float32)
+        kind = self.action_kind
+        self.actions = np.empty((0, kind.n_targets, *kind.target_shape), np.float32)
+        self.weights = np.empty((0, kind.n_targets), np.float32)
 
     def reserve(self, n_slots: int) -> None:
         """Make room for the slots of a buffer that has grown."""
@@ -73,43 +72,28 @@ class TargetCache:
         self.weights[slots] = policies.weights
 
 
-def policy_targets(plan: Plan, head_n_targets: int) -> PolicyTargets:
-    """What the policy learns from a plan.
-
-    All candidates with the improved policy as weights, or the chosen action alone where ``head_n_targets`` is 1.
-    """
-    if plan.candidates.ndim == 2:
-        n = len(plan.candidates)
-        return PolicyTargets(np.empty((n, head_n_targets, 0), np.float32), plan.improved_policy)
-    if head_n_targets == 1:
-        return PolicyTargets(plan.actions[:, None], np.ones((len(plan.actions), 1), np.float32))
-    return PolicyTargets(plan.candidates, plan.improved_policy)
-
-
 class Reanalyzer:
     """Turns sampled batches into training targets.
 
     :param planner: searches with the target network
-    :param action_space: of the environment
-    :param n_targets: actions per policy target
+    :param action_kind: of the environment's actions
     :param use_cache: whether results are reused until the target network changes; without, every state of every
         sample is searched, which gives targets of the same distribution
     """
 
-    def __init__(self, planner: Planner, action_space: spaces.Space, n_targets: int, use_cache: bool) -> None:
+    def __init__(self, planner: Planner, action_kind: ActionKind, use_cache: bool) -> None:
         self.planner = planner
-        action_dim = 0 if isinstance(action_space, spaces.Discrete) else int(np.prod(action_space.shape or ()))
-        self.cache = TargetCache(n_targets, action_dim)
+        self.cache = TargetCache(action_kind)
         self.use_cache = use_cache
         self.searched_fraction = 0.0  # of the last batch
 
     def prioritise_new(
-        self, model: EfficientZeroModel, buffer: TrajectoryReplayBuffer, env: VecNormalize | None = None
+        self, model: EfficientZeroModel, buffer: TrajectoryReplayBuffer, normalizer: Normalizer = UNCHANGED
     ) -> None:
         """Give new transitions their own Bellman error as priority, so that surprises are replayed at once (paper)."""
         slots = buffer.take_new_slots()
         if len(slots) > 0:
-            buffer.update_priorities(slots, bellman_errors(model, buffer, slots, self.planner.discount, env))
+            buffer.update_priorities(slots, bellman_errors(model, buffer, slots, self.planner.discount, normalizer))
 
     def targets(
         self,
@@ -120,7 +104,7 @@ class Reanalyzer:
         version: int,
         rule: MixedValueRule,
         rng: np.random.Generator,
-        env: VecNormalize | None = None,
+        normalizer: Normalizer = UNCHANGED,
     ) -> TrainingTargets:
         """Reward, value and policy targets with their masks (EfficientZero V2, sections 4.2 and 4.3).
 
@@ -131,19 +115,19 @@ class Reanalyzer:
         :param version: changes whenever ``target_model`` does
         :param rule: of the mixed value target
         :param rng: source of the searches' randomness
-        :param env: normalises observations
+        :param normalizer: of observations
         """
         unroll = batch.actions.shape[1]
         prefix = model.value_prefix
         masks = loss_masks(batch.n_ahead, unroll)
         search_values, policies = self._search_targets(
-            batch, buffer, target_model, version, masks.policies > 0, rng, env
+            batch, buffer, target_model, version, masks.policies > 0, rng, normalizer
         )
         td_steps = batch.rewards.shape[1] - unroll
         returns = n_step_returns(batch.rewards, batch.n_ahead, batch.terminated, self.planner.discount, td_steps)
         td = uses_td(batch.ages, batch.n_ahead, *rule)
-        values = np.where(td, td_values(batch, returns, td, buffer, model, env), search_values)
-        rewards = go_on_past_the_end(batch, values, buffer, model, env)
+        values = np.where(td, td_values(batch, returns, td, buffer, model, normalizer), search_values)
+        rewards = go_on_past_the_end(batch, values, buffer, model, normalizer)
         return TrainingTargets(
             rewards=rewards if prefix is None else value_prefixes(rewards, prefix.horizon),
             values=values,
@@ -159,7 +143,7 @@ class Reanalyzer:
         version: int,
         needed: np.ndarray,
         rng: np.random.Generator,
-        env: VecNormalize | None,
+        normalizer: Normalizer,
     ) -> tuple[np.ndarray, PolicyTargets]:
         """Search-based values and policy targets of the states in ``needed``; zeros elsewhere."""
         wanted = batch.slots[:, : needed.shape[1]][needed]
@@ -173,15 +157,17 @@ class Reanalyzer:
             distinct = np.unique(wanted)
             slots = distinct[self.cache.stale(distinct, buffer.ids_at(distinct), version)]
             if len(slots) > 0:
-                self.cache.store(slots, buffer.ids_at(slots), version, *self._search(slots, buffer, model, rng, env))
+                self.cache.store(
+                    slots, buffer.ids_at(slots), version, *self._search(slots, buffer, model, rng, normalizer)
+                )
             values[needed] = self.cache.values[wanted]
             policies.actions[needed] = self.cache.actions[wanted]
             policies.weights[needed] = self.cache.weights[wanted]
         else:
             slots = wanted
-            values[needed], found = self._search(slots, buffer, model, rng, env)
-            policies.actions[needed] = found.actions
-            policies.weights[needed] = found.weights
+            values[needed], searched = self._search(slots, buffer, model, rng, normalizer)
+            policies.actions[needed] = searched.actions
+            policies.weights[needed] = searched.weights
         self.searched_fraction = len(slots) / max(len(wanted), 1)
         return values, policies
 
@@ -191,15 +177,15 @@ class Reanalyzer:
         buffer: TrajectoryReplayBuffer,
         model: EfficientZeroModel,
         rng: np.random.Generator,
-        env: VecNormalize | None,
+        normalizer: Normalizer,
     ) -> tuple[np.ndarray, PolicyTargets]:
         """Search all ``slots`` and return values and policy targets in their order."""
         values, actions, weights = [], [], []
         for chunk in in_chunks(model, slots):
-            observations = to_tensors(buffer.observations_at(chunk, env), model.reward_scale.device)
+            observations = to_tensors(buffer.observations_at(chunk, normalizer), model.reward_scale.device)
             noise = self.planner.draw_noise(model, len(chunk), rng)
             plan = self.planner.plan(model, observations, noise, explore=True)
-            found = policy_targets(plan, self.cache.n_targets)
+            found = model.action_kind.policy_targets(plan)
             values.append(plan.improved_values)
             actions.append(found.actions)
             weights.append(found.weights)
@@ -241,12 +227,12 @@ def ask_model(
     model: EfficientZeroModel,
     buffer: TrajectoryReplayBuffer,
     slots: np.ndarray,
-    env: VecNormalize | None,
+    normalizer: Normalizer,
     *arrays: np.ndarray,
 ) -> np.ndarray:
     """What one of the functions above says of ``arrays [n, ...]`` and the observations in ``slots [n]``."""
     device = model.reward_scale.device
-    observations = buffer.observations_at(slots, env)
+    observations = buffer.observations_at(slots, normalizer)
     tensors = on_device_together([*arrays, *(observations[name] for name in model.spaces)], device)
     if _is_recorded(model, len(slots)):
         function = RECORDED[function]
@@ -260,10 +246,10 @@ def _is_recorded(model: EfficientZeroModel, n: int) -> bool:
 
 
 def stored_values(
-    model: EfficientZeroModel, buffer: TrajectoryReplayBuffer, slots: np.ndarray, env: VecNormalize | None
+    model: EfficientZeroModel, buffer: TrajectoryReplayBuffer, slots: np.ndarray, normalizer: Normalizer
 ) -> np.ndarray:
     """Values ``[n]`` that the network gives the observations in ``slots [n]``."""
-    return np.concatenate([ask_model(_values, model, buffer, chunk, env) for chunk in in_chunks(model, slots)])
+    return np.concatenate([ask_model(_values, model, buffer, chunk, normalizer) for chunk in in_chunks(model, slots)])
 
 
 def td_values(
@@ -272,7 +258,7 @@ def td_values(
     needed: np.ndarray,
     buffer: TrajectoryReplayBuffer,
     model: EfficientZeroModel,
-    env: VecNormalize | None,
+    normalizer: Normalizer,
 ) -> np.ndarray:
     """Multi-step targets ``[batch, unroll + 1]`` of the states in ``needed``; elsewhere without the bootstrap."""
     values = returns.sums.copy()
@@ -280,7 +266,7 @@ def td_values(
     if needed.any():
         slots = np.take_along_axis(batch.slots, returns.bootstrap, axis=1)[needed]
         slots, inverse = np.unique(slots, return_inverse=True)
-        values[needed] += returns.discounts[needed] * stored_values(model, buffer, slots, env)[inverse]
+        values[needed] += returns.discounts[needed] * stored_values(model, buffer, slots, normalizer)[inverse]
     return values
 
 
@@ -289,7 +275,7 @@ def go_on_past_the_end(
     values: np.ndarray,
     buffer: TrajectoryReplayBuffer,
     model: EfficientZeroModel,
-    env: VecNormalize | None,
+    normalizer: Normalizer,
 ) -> np.ndarray:
     """Targets behind the last observation of a trajectory that did not terminate.
 
@@ -301,7 +287,7 @@ def go_on_past_the_end(
     :param values: targets ``[batch, unroll + 1]``, changed in place behind such ends
     :param buffer: where the last observations are
     :param model: goes on
-    :param env: normalises observations
+    :param normalizer: of observations
     :return: reward targets ``[batch, unroll]``
     """
     unroll = batch.actions.shape[1]
@@ -311,7 +297,7 @@ def go_on_past_the_end(
         return rewards
     steps = batch.n_ahead[rows, None] + np.arange(unroll)  # of the unroll, one after the other from the end on
     actions = batch.actions[rows[:, None], np.minimum(steps, unroll - 1)]
-    found = ask_model(_imagine, model, buffer, batch.slots[rows, steps[:, 0]], env, actions)
+    found = ask_model(_imagine, model, buffer, batch.slots[rows, steps[:, 0]], normalizer, actions)
     inside = steps < unroll
     at = np.broadcast_to(rows[:, None], steps.shape)[inside], steps[inside]
     rewards[at] = found[inside][:, 0]
@@ -325,7 +311,7 @@ def bellman_errors(
     buffer: TrajectoryReplayBuffer,
     slots: np.ndarray,
     discount: float,
-    env: VecNormalize | None = None,
+    normalizer: Normalizer = UNCHANGED,
 ) -> np.ndarray:
     """``|h(v(s)) - h(r + discount * v(s'))|`` of transitions: what surprises the current model.
 
@@ -333,13 +319,12 @@ def bellman_errors(
     :param buffer: where the transitions are
     :param slots: of the transitions ``[n]``
     :param discount: of one step
-    :param env: normalises observations and rewards
+    :param normalizer: of observations and rewards
     :return: ``[n]``
     """
     rewards, terminal, following = buffer.transitions_at(slots)
-    if env is not None:
-        rewards = env.normalize_reward(rewards)
-    both = stored_values(model, buffer, np.concatenate([slots, following]), env)
+    rewards = normalizer.rewards(rewards)
+    both = stored_values(model, buffer, np.concatenate([slots, following]), normalizer)
     values, next_values = np.split(both, 2)
     targets = (rewards + discount * ~terminal * next_values).astype(np.float32)
     return model.value_distance(th.as_tensor(values), th.as_tensor(targets)).numpy()

@@ -21,7 +21,6 @@ from stable_baselines3.common.vec_env import (
     VecVideoRecorder,
 )
 
-from sb3_ezv2.common.arguments import check_integer
 from sb3_ezv2.common.compilation import entry_point
 from sb3_ezv2.common.spaces import named_spaces
 
@@ -78,11 +77,8 @@ def new_frame_storages(
     :param n_stack: frames in every image
     :param channels_order: see :func:`stack_axis`
     :param n_slots: slots to begin with
-    :raises ValueError: if an argument has no meaning, or the space no images of ``n_stack`` frames
+    :raises ValueError: if the space has no images of ``n_stack`` frames
     """
-    check_integer("n_stack", n_stack, 1)
-    if channels_order not in (None, "first", "last"):
-        raise ValueError(f"channels_order={channels_order!r} must be 'first', 'last' or None")
     if n_stack == 1:
         return {}
     images = {key: part for key, part in named_spaces(space).items() if is_stackable(part)}
@@ -176,6 +172,11 @@ class FrameStorage:
             copy_frames(self.blocks[block], places[start:stop], stacks, order[start:stop])
         return stacks.reshape(*slots.shape, *self.shape)
 
+    def frame(self, number: int) -> np.ndarray:
+        """One frame of the pool ``[outer, inner]``, see :attr:`frames` for the numbers."""
+        block, place = divmod(number, self.block_frames)
+        return self.blocks[block][place]
+
     def _split(self, stack: np.ndarray) -> np.ndarray:
         """The stack as ``[outer, n_stack, inner]``."""
         return np.asarray(stack, np.uint8).reshape(self.frame_shape[0], self.n_stack, self.frame_shape[1])
@@ -187,8 +188,7 @@ class FrameStorage:
         if not self.free:
             self._add_block()
         number = self.free.pop()
-        block, place = divmod(number, self.block_frames)
-        self.blocks[block][place] = frame
+        self.frame(number)[:] = frame
         return number
 
     def _add_block(self) -> None:

@@ -46,7 +46,7 @@ class Setting:
 
     def new_reanalyzer(self, cache: bool) -> Reanalyzer:
         """With nothing in its cache."""
-        return Reanalyzer(self.planner, self.action_space, self.model.action_head.n_targets, cache)
+        return Reanalyzer(self.planner, self.model.action_kind, cache)
 
     def observation(self) -> np.ndarray:
         """A random one, with the batch axis."""
@@ -250,7 +250,7 @@ def test_past_the_last_observation_the_model_goes_on(action_space):
     """As from the observation itself, under the batch's random actions; terminal states are no such end."""
     setting = Setting(action_space)
     setting.fill()
-    batch = setting.sample(60)
+    batch = setting.sample(40)
     targets = setting.targets(batch, rule=ALWAYS_TD)
     open_ends = 0
     for row in np.flatnonzero((batch.n_ahead < UNROLL) & ~batch.terminated):
