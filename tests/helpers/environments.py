@@ -12,7 +12,6 @@ import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).parents[2]
 BUILD_OUTPUT = shutil.ignore_patterns(
@@ -31,9 +30,8 @@ def call(*command: str | Path, cwd: Path, status: int = 0, **variables: str) -> 
     :param status: expected exit status
     :param variables: of its environment, besides the present ones
     """
-    environment = {**os.environ, **variables}
-    for name in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "NUMBA_CACHE_DIR", "NUMBA_DISABLE_JIT"):
-        environment.pop(name, None)
+    hidden = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "NUMBA_CACHE_DIR", "NUMBA_DISABLE_JIT")
+    environment = {name: value for name, value in os.environ.items() if name not in hidden} | variables
     done = subprocess.run(
         list(map(str, command)), cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         timeout=600,
@@ -111,15 +109,18 @@ def environment_python(environment: Path) -> Path:
 
 
 @contextmanager
-def new_environment(requirement: str) -> Iterator[Path]:
+def new_environment(requirement: str, folder: Path) -> Iterator[Path]:
     """An environment with a requirement and nothing else, in the tested versions; gone afterwards.
 
     :param requirement: of pip
+    :param folder: where it is made
     :return: folder of the environment's commands
     """
-    with TemporaryDirectory(prefix="sb3_ezv2-", ignore_cleanup_errors=True) as folder:
-        environment = Path(folder) / "environment"
-        make, install, variables = installer(environment)
-        call(*make, cwd=Path(folder))
-        call(*install, "-c", ROOT / "constraints.txt", requirement, cwd=Path(folder), **variables)
+    environment = folder / "environment"
+    make, install, variables = installer(environment)
+    try:
+        call(*make, cwd=folder)
+        call(*install, "-c", ROOT / "constraints.txt", requirement, cwd=folder, **variables)
         yield environment_python(environment).parent
+    finally:
+        shutil.rmtree(environment, ignore_errors=True)

@@ -28,7 +28,7 @@ ATARI = """
 from sb3_ezv2 import EfficientZeroV2
 from sb3_ezv2.envs.atari import make_atari
 model = EfficientZeroV2(
-    "CnnPolicy", make_atari("Pong"), learning_starts=30, n_simulations=4, batch_size=4, seed=0, buffer_size=1000
+    "CnnPolicy", make_atari("Pong", training=True), learning_starts=30, n_simulations=4, batch_size=4, seed=0, buffer_size=1000
 )
 model.learn(32)
 assert model._n_updates > 0
@@ -55,14 +55,16 @@ class Installed:
 
     :param commands: folder of its commands
     :param cwd: folder in which they run
+    :param numba_cache: folder of compiled code
     """
 
-    def __init__(self, commands: Path, cwd: Path):
+    def __init__(self, commands: Path, cwd: Path, numba_cache: Path):
         self.commands, self.cwd = commands, cwd
         # Pictures are drawn without a display, and nothing is fetched from the hub.
         self.variables = {
             "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "SDL_VIDEODRIVER": "dummy", "HF_HUB_OFFLINE": "1",
             "PATH": f"{commands}:/usr/bin:/bin", "COLUMNS": "200",
+            "NUMBA_CACHE_DIR": str(numba_cache),
         }  # fmt: skip
 
     def run(self, command: str, *arguments: str, status: int = 0) -> str:
@@ -99,7 +101,7 @@ def run_mujoco(new: Installed) -> None:
 def run_zoo(new: Installed) -> None:
     run = Path(new.cwd) / "logs" / "ezv2" / "CartPole-v1_1"
     new.run(
-        "ezv2-train", "--env", "CartPole-v1", "-n", "300", "--eval-episodes", "2", "-tb", "tensorboard", "-P",
+        "ezv2-train", "--env", "CartPole-v1", "-n", "150", "--eval-episodes", "2", "-tb", "tensorboard", "-P",
         "-params", *TINY,
     )  # fmt: skip
     assert {"CartPole-v1.zip", "best_model.zip", "learning_curve.png"} <= {path.name for path in run.iterdir()}
@@ -154,11 +156,17 @@ PROMISED = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory) -> Path:
+    """Where environments are made one after the other: at the same path, so that code is compiled for the first only."""
+    return tmp_path_factory.mktemp("new")
+
+
 @pytest.mark.extras
 @pytest.mark.parametrize("extra", PROMISED, ids=[extra or "base" for extra in PROMISED])
-def test_an_extra_alone_runs_what_is_promised(extra, wheel, tmp_path):
-    with new_environment(f"sb3_ezv2[{extra}] @ {wheel.as_uri()}") as commands:
-        PROMISED[extra](Installed(commands, tmp_path))
+def test_an_extra_alone_runs_what_is_promised(extra, wheel, folder, tmp_path):
+    with new_environment(f"sb3_ezv2[{extra}] @ {wheel.as_uri()}", folder) as commands:
+        PROMISED[extra](Installed(commands, tmp_path, numba_cache=folder / "numba"))
 
 
 def test_every_extra_has_a_promise(wheel_metadata):
