@@ -27,9 +27,8 @@ for env_id in sys.argv[1:]:
 ATARI = """
 from sb3_ezv2 import EfficientZeroV2
 from sb3_ezv2.envs.atari import make_atari
-model = EfficientZeroV2(
-    "CnnPolicy", make_atari("Pong", training=True), learning_starts=30, n_simulations=4, batch_size=4, seed=0, buffer_size=1000
-)
+env = make_atari("Pong", training=True)
+model = EfficientZeroV2("CnnPolicy", env, learning_starts=30, n_simulations=4, batch_size=4, seed=0)
 model.learn(32)
 assert model._n_updates > 0
 """
@@ -158,7 +157,7 @@ PROMISED = {
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory) -> Path:
-    """Where environments are made one after the other: at the same path, so that code is compiled for the first only."""
+    """Where environments are made, one after the other at the same path: only the first one compiles."""
     return tmp_path_factory.mktemp("new")
 
 
