@@ -33,11 +33,14 @@ def long_description() -> str:
     return re.sub(r"(!?)\[([^]]*)\]\(([^)\s]+)\)", absolute, readme)
 
 
+# The lower bounds here and below are the oldest versions that were tried, together and with Python 3.11: make oldest.
+# With ale-py 0.10 the frames of a decision are not those of the emulator; Stable-Baselines3 2.9 needs PyTorch 2.8.
+
 # What learning, searching and the demo need; the last three draw the progress bar and the learning curve.
 REQUIREMENTS = [
     "stable-baselines3>=2.9,<3",
     "gymnasium>=1.0",
-    "torch>=2.3",
+    "torch>=2.8",
     "numba>=0.61",
     "numpy>=1.26",
     "scipy>=1.11",  # numba's matrix products are those of the BLAS in it

@@ -3,6 +3,7 @@
 Every test installs the package, PyTorch included, so ``make test`` leaves them out; ``.ci/run`` runs both.
 """
 
+import os
 import zipfile
 from email import message_from_bytes
 from email.message import Message
@@ -62,7 +63,7 @@ class Installed:
         # Pictures are drawn without a display, and nothing is fetched from the hub.
         self.variables = {
             "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "SDL_VIDEODRIVER": "dummy", "HF_HUB_OFFLINE": "1",
-            "PATH": f"{commands}:/usr/bin:/bin", "COLUMNS": "200",
+            "PATH": os.pathsep.join([str(commands), os.defpath]), "COLUMNS": "200",
             "NUMBA_CACHE_DIR": str(numba_cache),
         }  # fmt: skip
 
