@@ -46,7 +46,7 @@ def test_links_lead_somewhere(name):
     assert dead_links(ROOT / name, TEXTS[name]) == []
 
 
-@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize("name", [name for name in TEXTS if name != "CHANGELOG.md"])  # that tells what once was
 def test_called_modules_exist(name):
     assert missing_modules(TEXTS[name]) == []
 
