@@ -59,7 +59,8 @@ EXTRAS = {
     "box2d": ["box2d>=2.3.10", "gymnasium[classic-control]>=1.0"],
     # mujoco 4 renamed model fields that dm-control reads by their old names; dm-control's own requirement labmaze
     # has no wheel for Python 3.13, so the extra leaves dm-control out there.
-    "dmc": ["shimmy>=2.0", "dm-control>=1.0.20; python_version < '3.13'", "mujoco>=3.1,<4"],
+    # shimmy's adapter imports Gymnasium's renderer, which imports imageio.
+    "dmc": ["shimmy>=2.0", "dm-control>=1.0.20; python_version < '3.13'", "mujoco>=3.1,<4", "imageio>=2.14.1"],
     "mujoco": ["gymnasium[mujoco]>=1.0", "mujoco>=3.1,<4"],
     # What the zoo imports or runs and does not install itself: pandas for the report of a search for hyperparameters,
     # TensorBoard for -tb, seaborn for its plots, requests for the hub, moviepy and an ffmpeg for videos, pygame for the
