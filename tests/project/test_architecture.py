@@ -31,6 +31,7 @@ AT_THE_TOP = {
     "ezv2": "algorithm",
     "replay_algorithm": "algorithm",
     "policies": "algorithm",
+    "callbacks": "algorithm",
     "compatibility": "algorithm",
     "command_line": "commands",
     "train": "commands",

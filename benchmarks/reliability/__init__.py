@@ -1,0 +1,1 @@
+"""What is left of a run after kills, damaged files and other accidents."""
