@@ -20,7 +20,7 @@ from sb3_ezv2.envs.atari import is_atari_id, register_atari
 from sb3_ezv2.zoo import ALGO, plots
 from sb3_ezv2.zoo.checks import check_model_file
 from sb3_ezv2.zoo.experiment import Experiment
-from sb3_ezv2.zoo.hub import OfflineHub, local_file, mend_metadata
+from sb3_ezv2.zoo.hub import OfflineHub, ffmpeg_on_path, local_file, mend_metadata
 from sb3_ezv2.zoo.settings import for_evaluation
 
 AS_TRAINED = ["--algo", ALGO, "-f", "logs", "--deterministic"]
@@ -54,7 +54,8 @@ def push_to_hub(arguments: list[str]) -> None:
     parser.add_argument("--dry-run", action="store_true")
     options, rest = parser.parse_known_args(arguments)
     mend_metadata()
-    with replaced(huggingface_hub, "HfApi", OfflineHub) if options.dry_run else contextlib.nullcontext():
+    hub = replaced(huggingface_hub, "HfApi", OfflineHub) if options.dry_run else contextlib.nullcontext()
+    with hub, ffmpeg_on_path():
         run_script("push_to_hub", [*AS_TRAINED, *rest])
 
 

@@ -1,10 +1,15 @@
-"""Stand-ins for the Hugging Face Hub that keep everything on this machine, and a repair of the way to it."""
+"""Stand-ins for the Hugging Face Hub that keep everything on this machine, and repairs of the way to it."""
 
 import importlib
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import imageio_ffmpeg
 from requests import Response
 from requests.exceptions import HTTPError
 
@@ -61,3 +66,23 @@ def mend_metadata() -> None:
             return metadata
 
         module.generate_metadata = generate_metadata
+
+
+@contextmanager
+def ffmpeg_on_path() -> Iterator[None]:
+    """Let the hub's library, which calls ``ffmpeg`` by name, find the one of imageio-ffmpeg where there is no other."""
+    if shutil.which("ffmpeg"):
+        yield
+        return
+    program, path = Path(imageio_ffmpeg.get_ffmpeg_exe()), os.environ.get("PATH", os.defpath)
+    with TemporaryDirectory() as folder:
+        link = Path(folder) / f"ffmpeg{program.suffix if os.name == 'nt' else ''}"
+        try:
+            link.symlink_to(program)
+        except OSError:  # Windows gives links to administrators only
+            shutil.copy(program, link)
+        os.environ["PATH"] = folder + os.pathsep + path
+        try:
+            yield
+        finally:
+            os.environ["PATH"] = path
