@@ -8,7 +8,6 @@ import contextlib
 import runpy
 import sys
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,11 @@ AS_TRAINED = ["--algo", ALGO, "-f", "logs", "--deterministic"]
 
 def train(arguments: list[str]) -> None:
     """``rl_zoo3.train`` with ``--algo ezv2`` and all evaluation episodes side by side."""
-    with Stopper() as stopper, replaced(rl_zoo3.exp_manager, "ExperimentManager", partial(Experiment, stopper=stopper)):
+    with (
+        Stopper() as stopper,
+        replaced(Experiment, "stopper", stopper),
+        replaced(rl_zoo3.exp_manager, "ExperimentManager", Experiment),
+    ):
         run_script("train", ["--algo", ALGO, "--n-eval-envs", "5", *arguments])
 
 
@@ -104,7 +107,11 @@ def checked_model_path(exp_id: int, folder: str, algo: str, *arguments: Any, **k
 
     :raises ValueError: if the file is damaged
     """
-    found: tuple[str, str, str] = get_model_path(exp_id, folder, algo, *arguments, **kwargs)
+    try:
+        found: tuple[str, str, str] = get_model_path(exp_id, folder, algo, *arguments, **kwargs)
+    except (AssertionError, ValueError) as error:
+        number = f" --load-checkpoint {arguments[2]}" if arguments[2] is not None else ""
+        raise ValueError(f"--folder {folder} --exp-id {exp_id}{number}: {error}") from error
     if algo == ALGO:
         check_model_file(found[1])
     check_settings(Path(found[2]) / arguments[0])

@@ -26,7 +26,7 @@ from sb3_ezv2.zoo.progress import ReturnProgressBar
 from sb3_ezv2.zoo.replacing import replaced
 from sb3_ezv2.zoo.runs import create_folder, write_record
 from sb3_ezv2.zoo.saving import save_run, speak_without_a_terminal
-from sb3_ezv2.zoo.settings import check_names, check_values, choose_file, for_evaluation, read_schedule
+from sb3_ezv2.zoo.settings import check_evaluated, check_names, check_values, choose_file, for_evaluation, read_schedule
 from sb3_ezv2.zoo.stopping import StopAfterStep, Stopper, is_interrupt, workers_without_ctrl_c
 from sb3_ezv2.zoo.tuning import claim, open_storage, rescue_trials
 
@@ -36,6 +36,8 @@ EVAL_FREQ = 25_000
 """Steps between evaluations at most, as in the zoo, unless the user says otherwise."""
 EVALUATED = ("policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs", "monitor_kwargs", "normalize")
 """Entries of a hyperparameter file that the zoo runs as Python where they are text."""
+FOR_ENVS = ("env_kwargs", "env_wrapper", "vec_env_wrapper", "monitor_kwargs")
+"""Entries that environments are made with."""
 N_EVALUATIONS = 5
 """Evaluations of a run at least, and of a trial while tuning, so that there is a best model and something to prune."""
 
@@ -72,24 +74,16 @@ class Experiment(ExperimentManager):
     Every run is evaluated, its bar shows the return, and its folder holds a picture of the learning curve. Whatever
     ends a run, it is saved.
 
-    :param stopper: receives the signals that end a run early
     :raises OSError: if the log folder cannot be written to
     :raises ValueError: if the model to continue from is damaged
     """
 
-    def __init__(
-        self,
-        args: Any,
-        algo: str,
-        env_id: str,
-        log_folder: str,
-        *rest: Any,
-        stopper: Stopper | None = None,
-        **kwargs: Any,
-    ) -> None:
+    stopper = Stopper()
+    """Receives the signals that end a run early."""
+
+    def __init__(self, args: Any, algo: str, env_id: str, log_folder: str, *rest: Any, **kwargs: Any) -> None:
         check_folder(log_folder)
         super().__init__(args, algo, env_id, log_folder, *rest, **kwargs)
-        self.stopper = stopper or Stopper()
         self.first_step = 0
         self.is_ours = algo == ALGO
         self.asked_config: str | None = kwargs.get("config")
@@ -124,7 +118,7 @@ class Experiment(ExperimentManager):
         except Exception as error:  # of a Python file of hyperparameters, which is run
             raise ValueError(f"{self.config} cannot be read: {type(error).__name__}: {error}") from error
         check_names(hyperparams, ALGOS[self.algo])
-        check_values(hyperparams)
+        check_values(hyperparams, ALGOS[self.algo])
         if self.n_evaluations is None:
             self.n_evaluations = N_EVALUATIONS
         return hyperparams, saved
@@ -188,6 +182,7 @@ class Experiment(ExperimentManager):
 
     def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> tuple[Any, ...]:
         self.eval_env_wrapper = get_wrapper_class(for_evaluation(hyperparams))
+        self._unprocessed = dict(hyperparams)
         texts = {name: hyperparams[name] for name in EVALUATED if isinstance(hyperparams.get(name), str)}
         try:
             result = super()._preprocess_hyperparams(hyperparams)
@@ -196,9 +191,7 @@ class Experiment(ExperimentManager):
                 raise
             named = " or ".join(f"{name}={text!r}" for name, text in texts.items())
             raise ValueError(f"{named} is no value in Python: {type(error).__name__}: {error}") from error
-        for name in ("policy_kwargs", "replay_buffer_kwargs"):
-            if not isinstance(result[0].get(name, {}), dict | None):
-                raise ValueError(f"{name}={result[0][name]!r} must be a dictionary of arguments")
+        check_evaluated(result[0], self.normalize_kwargs or self.normalize, self.monitor_kwargs)
         if self._eval_env_kwargs_args is None:  # the zoo forgets those of the hyperparameter file
             self.eval_env_kwargs = self.env_kwargs
         return result
@@ -219,6 +212,12 @@ class Experiment(ExperimentManager):
         try:
             with workers_without_ctrl_c():
                 return super().create_envs(n_envs, eval_env, no_log)
+        except TypeError as error:
+            given = ", ".join(f"{name}={self._unprocessed[name]!r}" for name in FOR_ENVS if name in self._unprocessed)
+            if not given and not self.env_kwargs:
+                raise
+            given = given or f"--env-kwargs {self.env_kwargs}"
+            raise ValueError(f"the environment cannot be made with {given}: {error}") from error
         finally:
             self.env_wrapper = training_wrapper
 

@@ -39,8 +39,8 @@ def local_file(folder: str) -> Callable[[str, str], str]:
     :param folder: holds one folder for each repository, as ``push_to_hub --dry-run`` leaves them
     :raises FileNotFoundError: if there is no such folder
     """
-    if not Path(folder).is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}")
+    if not folder.strip() or not Path(folder).is_dir():
+        raise FileNotFoundError(f"--local: there is no folder {folder}")
 
     def load(repo_id: str, filename: str) -> str:
         path = Path(folder) / repo_id.split("/")[-1] / filename

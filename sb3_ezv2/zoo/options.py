@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 import gymnasium as gym
 import rl_zoo3.utils
 import torch as th
+from huggingface_hub.utils import validate_repo_id
 
 from sb3_ezv2.envs.atari import is_atari_id, register_atari
 from sb3_ezv2.zoo.checks import check_folder
@@ -126,7 +127,7 @@ def _parse_checked(
         parser.set_defaults(eval_freq=None)  # so that an explicit value is known as such
     options = parse_args(parser, given, namespace)
     for name, value in vars(options).items():
-        fault = _fault(name, value, is_train="trained_agent" in actions)
+        fault = None if value == actions[name].default else _fault(name, value, "trained_agent" in actions)
         if fault:
             raise ValueError(f"argument {'/'.join(actions[name].option_strings)}: {value!r} {fault}")
     _check_together(options)
@@ -143,8 +144,6 @@ def _truth(text: str) -> bool:
 
 def _fault(name: str, value: Any, is_train: bool) -> str | None:
     """What is wrong with the value of an option, ``None`` if nothing is."""
-    if value is None or value == "":
-        return None  # not given
     if name in NEGATIVE_IS_NONE:
         return "must be at least 1, or negative for never" if value == 0 or abs(value) > LARGEST else None
     limits = TRAIN_LIMITS.get(name, LIMITS.get(name)) if is_train else LIMITS.get(name)
@@ -218,6 +217,12 @@ def _check_together(options: argparse.Namespace) -> None:
     which = sorted(given & {"load_best", "load_last_checkpoint"} | ({"load_checkpoint"} & set(_not_none(options))))
     if len(which) > 1:
         raise ValueError(f"only one of {', '.join('--' + name.replace('_', '-') for name in which)} can be loaded")
+    if "organization" in given:
+        name = options.repo_name or "ezv2"
+        try:
+            validate_repo_id(f"{options.organization}/{name}")
+        except ValueError as error:
+            raise ValueError(f"--organization {options.organization} --repo-name {name}: {error}") from error
     if "tensorboard_log" in given:
         importlib.import_module("tensorboard")
 

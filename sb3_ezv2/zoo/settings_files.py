@@ -86,8 +86,9 @@ def saved_hyperparams(
     if not folder.is_dir():
         return {}, None
     path = folder / "config.yml"
-    hyperparams = read_settings(path) if path.is_file() else {"normalize": (folder / "obs_rms.pkl").is_file()}
-    normalize = hyperparams.setdefault("normalize", False)
+    hyperparams: dict[str, Any] = read_settings(path) if path.is_file() else {}
+    hyperparams.setdefault("normalize", not path.is_file() and (folder / "obs_rms.pkl").is_file())
+    normalize = hyperparams["normalize"]
     if isinstance(normalize, str):
         try:
             normalize = keyword_values(normalize)

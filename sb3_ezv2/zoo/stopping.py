@@ -36,7 +36,8 @@ class Stopped(KeyboardInterrupt):
 class Stopper:
     """Receives signals inside ``with``; those that the process ignores, as under ``nohup``, stay ignored.
 
-    Outside :meth:`learning` and :meth:`saving`, a signal raises :class:`Stopped`.
+    Outside :meth:`learning` and :meth:`saving`, a signal raises :class:`Stopped`. After one has ended the run, further
+    ones change nothing until the process is over.
     """
 
     def __init__(self) -> None:
@@ -55,6 +56,9 @@ class Stopper:
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
+        if self.received is not None:
+            self._must_wait = True
+            return
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
