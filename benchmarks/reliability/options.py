@@ -67,7 +67,7 @@ TUNING = {
 COUNTS = {"1", "3"}
 PLACES = set(VALUES) - {"", " ", "a_file", "a_file/below"}
 ANY_NAME = set(VALUES) - {"", " "}
-OF_THE_HUB = ANY_NAME - {"no/such/place", "a_file/below", "-1", "-7", "-0.5", "10**6", "[]", "{}", "a:b", "*"}
+OF_THE_HUB = ANY_NAME - {"é", "no/such/place", "a_file/below", "-1", "-7", "-0.5", "10**6", "[]", "{}", "a:b", "*"}
 RIGHT: dict[str, set[str]] = {
     **dict.fromkeys(
         ("--n-trials", "--max-total-trials", "--n-evaluations", "--eval-episodes", "--n-eval-envs"), COUNTS

@@ -2,10 +2,10 @@
 
     python -m benchmarks.reliability.signals --runs 40
 
-Each run is a process of its own. At a random moment after its first episodes it gets SIGTERM, SIGHUP or Ctrl-C, every
-fourth one a second Ctrl-C soon after the first. A run is lost if it ends with status 0, does not say where it was saved,
-takes longer than 20 s, holds fewer steps than its episodes had before the signal, or if ``ezv2-train -i`` does not go
-on with it.
+Each run is a process of its own. At a random moment after its first episodes it gets SIGTERM, SIGHUP or Ctrl-C,
+every fourth one a second Ctrl-C soon after the first. A run is lost if it ends with status 0, does not say where it was
+saved, takes longer than 20 s, holds fewer steps than its episodes had before the signal, or if ``ezv2-train -i`` does
+not go on with it.
 """
 
 import argparse

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 import gymnasium as gym
 import rl_zoo3.utils
 import torch as th
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils._validators import validate_repo_id
 
 from sb3_ezv2.envs.atari import is_atari_id, register_atari
 from sb3_ezv2.zoo.checks import check_folder

@@ -87,10 +87,9 @@ def collect(options: argparse.Namespace) -> dict[str, dict[str, list[Curve]]]:
                 whole = found.setdefault(env, {}).setdefault(name, [])
                 whole.extend(curve for curve in curves if curve is not None)
     if not found:
-        where = f"in {', '.join(options.exp_folders)}"
-        asked = {"-e/--env": options.env, "-a/--algos": options.algos}
-        wanted_only = "".join(f" with {option} {' '.join(given)}" for option, given in asked.items() if given)
-        raise ValueError(f"no runs with {options.y_axis} returns are found {where}{wanted_only}")
+        asked = {"-f/--exp-folders": options.exp_folders, "-e/--env": options.env, "-a/--algos": options.algos}
+        given = " ".join(f"{option} {' '.join(names)}" for option, names in asked.items() if names)
+        raise ValueError(f"no runs with {options.y_axis} returns are found with {given}")
     return found
 
 
@@ -137,6 +136,8 @@ def stored_curve(run: Path, options: argparse.Namespace) -> Curve | None:
             curve = evaluation_curve(run)
         else:
             curve = training_curve(run, options.episode_window, options.x_axis)
+        if curve is not None:
+            curve = curve._replace(x=np.asarray(curve.x, dtype=float), returns=np.asarray(curve.returns, dtype=float))
     except Exception as error:  # whatever numpy, zipfile or pandas make of damaged files
         print(f"{run} is left out, its returns are damaged: {type(error).__name__}: {error}", file=sys.stderr)
         return None
