@@ -56,21 +56,24 @@ class Stopper:
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        if self.received is not None:
-            self._must_wait = True
-            return
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            # An ignored signal stays so while Python shuts down; a handler of Python's would not.
+            signal.signal(number, handler if self.received is None else signal.SIG_IGN)
         self._before.clear()
 
     @contextmanager
     def learning(self) -> Iterator[None]:
-        """Inside, the first signal sets :attr:`received`, and interrupts only what does not end by itself."""
+        """Inside, the first signal sets :attr:`received`, and interrupts only what does not end by itself.
+
+        From its end on, when there is something to save, signals are noted and nothing else.
+        """
         self._may_end_step = True
         try:
             yield
         finally:
+            self._must_wait = True
             self._may_end_step = False
+            self._over.set()
 
     @contextmanager
     def saving(self) -> Iterator[None]:
@@ -80,7 +83,7 @@ class Stopper:
         try:
             yield
         finally:
-            self._must_wait = False
+            self._must_wait = self.received is not None
 
     def _receive(self, number: int, frame: object) -> None:
         is_first = self.received is None
