@@ -31,7 +31,7 @@ AT_THE_TOP = {
     "ezv2": "algorithm",
     "replay_algorithm": "algorithm",
     "policies": "algorithm",
-    "compatibility": "commands",
+    "compatibility": "algorithm",
     "command_line": "commands",
     "train": "commands",
     "enjoy": "commands",

@@ -20,6 +20,8 @@ def test_every_kind_of_fault_is_noticed():
     case = options.Case("plot", "-w", ("--episode-window",), ["-w", "3"], is_right=False)
     with options.stage():
         assert options.outcome(case) == "wrongly accepted"
-        assert options.outcome(case._replace(arguments=["-w", "0"], names=("--other",))).startswith("obscure: ezv2-plot")
+        assert options.outcome(case._replace(arguments=["-w", "0"], names=("--other",))).startswith(
+            "obscure: ezv2-plot"
+        )
         assert options.outcome(case._replace(arguments=["-w", "0"], is_right=True)).startswith("wrongly refused")
         assert options.outcome(case._replace(arguments=["-h"])).startswith("wrongly accepted")
