@@ -107,8 +107,6 @@ HYPERPARAMETERS: dict[str, set[str]] = {
     "monitor_kwargs": {"{}"},
     "learning_rate": {"1", "2", "1.5", "10**30"},
     "policy_kwargs": {"{}", "None"},
-    "replay_buffer_class": {"None"},
-    "replay_buffer_kwargs": {"{}", "None"},
     "noise_type": set(),
     "noise_std": set(),
     "no_such_name": set(),
