@@ -1,5 +1,6 @@
 """EfficientZero V2 for Stable-Baselines3."""
 
+from sb3_ezv2.callbacks import TransitionJournal
 from sb3_ezv2.common.schedules import WarmUp
 from sb3_ezv2.compatibility import resolve_old_names
 from sb3_ezv2.ezv2 import EfficientZeroV2
@@ -15,5 +16,6 @@ __all__ = [
     "MlpPolicy",
     "MultiInputPolicy",
     "TrajectoryReplayBuffer",
+    "TransitionJournal",
     "WarmUp",
 ]

@@ -17,8 +17,9 @@ from stable_baselines3.common.type_aliases import (
 from stable_baselines3.common.utils import LinearSchedule, should_collect_more_steps
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ezv2.common.actions import action_kind_of
 from sb3_ezv2.common.arguments import check_arguments, td_steps_or_default
-from sb3_ezv2.common.spaces import check_action_space, check_observation_space, named_arrays, random_actions
+from sb3_ezv2.common.spaces import check_observation_space, named_arrays
 from sb3_ezv2.common.tensors import to_tensors, torch_threads
 from sb3_ezv2.compatibility import bring_up_to_date
 from sb3_ezv2.learning.losses import LossCoefficients, tensor_batch
@@ -202,9 +203,8 @@ class EfficientZeroV2(ReplayAlgorithm):
         bring_up_to_date(vars(self))
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
-        check_action_space(self.action_space)
+        self._n_step = td_steps_or_default(self.td_steps, action_kind_of(self.action_space).td_steps)
         check_observation_space(self.observation_space)
-        self._n_step = td_steps_or_default(self.td_steps, self.action_space)
         check_arguments(vars(self))
         if not issubclass(self.policy_class, PlanningPolicy):
             raise ValueError(
@@ -226,8 +226,7 @@ class EfficientZeroV2(ReplayAlgorithm):
         ).to(self.device)
         self.policy.seed_planning(self.seed)
         self.updater = Updater(self.policy.copies)
-        head = self.policy.model.action_head
-        self.reanalyzer = Reanalyzer(self.policy.planner, self.action_space, head.n_targets, self.use_target_cache)
+        self.reanalyzer = Reanalyzer(self.policy.planner, self.policy.action_kind, self.use_target_cache)
         frequency, unit = self.train_freq if isinstance(self.train_freq, tuple) else (self.train_freq, "step")
         self._train_freq = TrainFreq(frequency, TrainFrequencyUnit(unit))
         if not hasattr(self, "statistics"):  # a loaded model brings its own
@@ -325,7 +324,7 @@ class EfficientZeroV2(ReplayAlgorithm):
         if self.num_timesteps < self.learning_starts:
             if self._random_actions is None or self.num_timesteps // n_envs % self.random_repeat == 0:
                 held = self.random_repeat > 1
-                self._random_actions = random_actions(self.action_space, (n_envs,), self.rng, extreme=held)
+                self._random_actions = self.policy.action_kind.random((n_envs,), self.rng, extreme=held)
             return self._random_actions
         assert self._last_obs is not None
         tensors, _ = self.policy.obs_to_tensor(self._last_obs)

@@ -9,10 +9,10 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
+from sb3_ezv2.common.actions import ActionKind, Sampling, action_kind_of
 from sb3_ezv2.common.arguments import argument_names, check_known
 from sb3_ezv2.common.spaces import MIN_IMAGE_SIZE, image_parts
 from sb3_ezv2.common.type_aliases import Plan
-from sb3_ezv2.networks.action_heads import ContinuousActionHead, DiscreteActionHead, make_action_head
 from sb3_ezv2.networks.builders import image_model, vector_model
 from sb3_ezv2.networks.copies import ModelCopies
 from sb3_ezv2.networks.model import EfficientZeroModel
@@ -57,7 +57,9 @@ class PlanningPolicy(BasePolicy):
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(observation_space, action_space, squash_output=isinstance(action_space, spaces.Box))
+        kind = action_kind_of(action_space, Sampling(n_candidates, n_policy_candidates, flatten_factor))
+        super().__init__(observation_space, action_space, squash_output=kind.scaled)
+        self.action_kind = kind
         self.search_kwargs = {
             "gamma": gamma,
             "n_simulations": n_simulations,
@@ -70,23 +72,22 @@ class PlanningPolicy(BasePolicy):
         self.optimizer_kwargs = dict(optimizer_kwargs or {})
         if optimizer_class is th.optim.Adam:
             self.optimizer_kwargs.setdefault("fused", True)  # one kernel instead of a dozen per parameter
-        action_head = make_action_head(action_space, n_candidates, n_policy_candidates, flatten_factor)
         if n_considered is None:
-            n_considered = max(1, min(n_simulations // 2, action_head.n_candidates))
-        elif not 1 <= n_considered <= action_head.n_candidates:
+            n_considered = max(1, min(n_simulations // 2, kind.n_candidates))
+        elif not 1 <= n_considered <= kind.n_candidates:
             raise ValueError(
                 f"n_considered={n_considered} must lie between 1 and the number of candidates, "
-                f"{action_head.n_candidates}; lower it or raise n_candidates"
+                f"{kind.n_candidates}; lower it or raise n_candidates"
             )
         self.planner = Planner(n_simulations, n_considered, gamma)
-        model = self.make_model(action_head, gamma)
+        model = self.make_model(kind, gamma)
         self.copies = ModelCopies(model, optimizer_class, self.optimizer_kwargs, lr_schedule(1))
         self.model, self.average_model, self.target_model = model, self.copies.average, self.copies.target
         self.optimizer = self.copies.optimizer
         self.rng = np.random.default_rng()
 
     @abstractmethod
-    def make_model(self, action_head: DiscreteActionHead | ContinuousActionHead, gamma: float) -> EfficientZeroModel:
+    def make_model(self, action_kind: ActionKind, gamma: float) -> EfficientZeroModel:
         """Build the world model from ``network_kwargs``."""
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
@@ -137,13 +138,7 @@ class PlanningPolicy(BasePolicy):
 
     def to_env_actions(self, actions: np.ndarray) -> np.ndarray:
         """Actions of a plan ``[..., *action_shape]`` in the environment's own units and dtype."""
-        space = self.action_space
-        if isinstance(space, spaces.Discrete):
-            return actions + space.start
-        assert isinstance(space, spaces.Box)
-        low, high = space.low.reshape(-1), space.high.reshape(-1)
-        scaled = low + 0.5 * (actions + 1.0) * (high - low)
-        return scaled.reshape(*actions.shape[:-1], *space.shape).astype(space.dtype)
+        return self.action_kind.to_env(actions)
 
     def predict_values(self, obs: PyTorchObs) -> th.Tensor:
         """Network values ``[n, 1]`` of observations, in the environment's units, without a search.
@@ -154,10 +149,9 @@ class PlanningPolicy(BasePolicy):
             return self.average_model.values(self._named_tensors(obs)).unsqueeze(-1)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        plan = self.search(observation, deterministic)
-        if isinstance(self.action_space, spaces.Discrete):
-            return th.as_tensor(self.to_env_actions(plan.actions))
-        return th.as_tensor(plan.actions)  # ``predict`` scales to the bounds
+        actions = self.search(observation, deterministic).actions
+        # Scaled ones are brought to the bounds by ``predict``.
+        return th.as_tensor(actions if self.action_kind.scaled else self.to_env_actions(actions))
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """Same as ``_predict``."""
@@ -221,9 +215,9 @@ class EZV2Policy(PlanningPolicy):
         self.network_kwargs = sizes | {"value_prefix": value_prefix, "transformed_support": transformed_support}
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
-    def make_model(self, action_head: DiscreteActionHead | ContinuousActionHead, gamma: float) -> EfficientZeroModel:
+    def make_model(self, action_kind: ActionKind, gamma: float) -> EfficientZeroModel:
         """Build the world model for vectors."""
-        return vector_model(self.observation_space, action_head, gamma, **self.network_kwargs)
+        return vector_model(self.observation_space, action_kind, gamma, **self.network_kwargs)
 
 
 class CnnPolicy(PlanningPolicy):
@@ -298,9 +292,9 @@ class CnnPolicy(PlanningPolicy):
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
         self.normalize_images = normalize_images
 
-    def make_model(self, action_head: DiscreteActionHead | ContinuousActionHead, gamma: float) -> EfficientZeroModel:
+    def make_model(self, action_kind: ActionKind, gamma: float) -> EfficientZeroModel:
         """Build the world model for images."""
-        return image_model(self.observation_space, action_head, gamma, **self.network_kwargs)
+        return image_model(self.observation_space, action_kind, gamma, **self.network_kwargs)
 
 
 MlpPolicy = EZV2Policy

@@ -1,1 +1,1 @@
-"""Measurements of what must not be lost, and of what wrong input leads to."""
+"""What is left of a run after kills, damaged files and other accidents."""

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
 
 AT_LEAST_ONE = (
     "buffer_size",
@@ -31,10 +30,6 @@ AT_LEAST_ZERO = (
 )
 
 
-TD_STEPS_DISCRETE, TD_STEPS_CONTINUOUS = 10, 5
-"""Default of ``td_steps``; see the page "Deviations from the paper"."""
-
-
 def check_integer(name: str, value: object, low: int) -> None:
     """Refuse what is not an integer of at least ``low``.
 
@@ -54,13 +49,13 @@ def check_range(name: str, value: float, low: float, high: float = np.inf) -> No
         raise ValueError(f"{name}={value} must be {limits}")
 
 
-def td_steps_or_default(td_steps: int | None, action_space: spaces.Space) -> int:
-    """``td_steps``, or what suits the action space if it is ``None``.
+def td_steps_or_default(td_steps: int | None, default: int) -> int:
+    """``td_steps``, or what suits the kind of action if it is ``None``.
 
     :raises ValueError: if it is not at least 1
     """
     if td_steps is None:
-        return TD_STEPS_DISCRETE if isinstance(action_space, spaces.Discrete) else TD_STEPS_CONTINUOUS
+        return default
     check_integer("td_steps", td_steps, 1)
     return td_steps
 

@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ezv2.common.tensors import to_tensors
-from sb3_ezv2.common.type_aliases import Plan, PolicyTargets, TrainingTargets, TrajectoryBatch
+from sb3_ezv2.common.actions import ActionKind
+from sb3_ezv2.common.tensors import on_device, to_tensors
+from sb3_ezv2.common.type_aliases import PolicyTargets, TrainingTargets, TrajectoryBatch
 from sb3_ezv2.learning.targets import MultiStepReturns, loss_masks, n_step_returns, uses_td, value_prefixes
 from sb3_ezv2.networks.model import EfficientZeroModel, ImageModel
 from sb3_ezv2.planning.planner import Planner
@@ -31,13 +31,11 @@ class TargetCache:
 
     An entry holds as long as the slot holds the same observation and the target network has the same version.
 
-    :param n_targets: actions per policy target
-    :param action_dim: of a continuous action, 0 if discrete
+    :param action_kind: says how large policy targets are
     """
 
-    def __init__(self, n_targets: int, action_dim: int) -> None:
-        self.n_targets = n_targets
-        self.action_dim = action_dim
+    def __init__(self, action_kind: ActionKind) -> None:
+        self.action_kind = action_kind
         self.clear()
 
     def clear(self) -> None:
@@ -45,8 +43,9 @@ class TargetCache:
         self.observation_ids = np.empty(0, np.int64)
         self.versions = np.empty(0, np.int64)
         self.values = np.empty(0, np.float32)
-        self.actions = np.empty((0, self.n_targets, self.action_dim), np.float32)
-        self.weights = np.empty((0, self.n_targets), np.float32)
+        kind = self.action_kind
+        self.actions = np.empty((0, kind.n_targets, *kind.target_shape), np.float32)
+        self.weights = np.empty((0, kind.n_targets), np.float32)
 
     def reserve(self, n_slots: int) -> None:
         """Make room for the slots of a buffer that has grown."""
@@ -71,33 +70,18 @@ class TargetCache:
         self.weights[slots] = policies.weights
 
 
-def policy_targets(plan: Plan, head_n_targets: int) -> PolicyTargets:
-    """What the policy learns from a plan.
-
-    All candidates with the improved policy as weights, or the chosen action alone where ``head_n_targets`` is 1.
-    """
-    if plan.candidates.ndim == 2:
-        n = len(plan.candidates)
-        return PolicyTargets(np.empty((n, head_n_targets, 0), np.float32), plan.improved_policy)
-    if head_n_targets == 1:
-        return PolicyTargets(plan.actions[:, None], np.ones((len(plan.actions), 1), np.float32))
-    return PolicyTargets(plan.candidates, plan.improved_policy)
-
-
 class Reanalyzer:
     """Turns sampled batches into training targets.
 
     :param planner: searches with the target network
-    :param action_space: of the environment
-    :param n_targets: actions per policy target
+    :param action_kind: of the environment's actions
     :param use_cache: whether results are reused until the target network changes; without, every state of every
         sample is searched, which gives targets of the same distribution
     """
 
-    def __init__(self, planner: Planner, action_space: spaces.Space, n_targets: int, use_cache: bool) -> None:
+    def __init__(self, planner: Planner, action_kind: ActionKind, use_cache: bool) -> None:
         self.planner = planner
-        action_dim = 0 if isinstance(action_space, spaces.Discrete) else int(np.prod(action_space.shape or ()))
-        self.cache = TargetCache(n_targets, action_dim)
+        self.cache = TargetCache(action_kind)
         self.use_cache = use_cache
         self.searched_fraction = 0.0  # of the last batch
 
@@ -132,17 +116,19 @@ class Reanalyzer:
         :param env: normalises observations
         """
         unroll = batch.actions.shape[1]
-        rewards, prefix = batch.rewards[:, :unroll], model.value_prefix
-        masks = loss_masks(batch.n_ahead, batch.terminated, unroll)
+        prefix = model.value_prefix
+        masks = loss_masks(batch.n_ahead, unroll)
         search_values, policies = self._search_targets(
             batch, buffer, target_model, version, masks.policies > 0, rng, env
         )
         td_steps = batch.rewards.shape[1] - unroll
         returns = n_step_returns(batch.rewards, batch.n_ahead, batch.terminated, self.planner.discount, td_steps)
         td = uses_td(batch.ages, batch.n_ahead, *rule)
+        values = np.where(td, td_values(batch, returns, td, buffer, model, env), search_values)
+        rewards = go_on_past_the_end(batch, values, buffer, model, env)
         return TrainingTargets(
             rewards=rewards if prefix is None else value_prefixes(rewards, prefix.horizon),
-            values=np.where(td, td_values(batch, returns, td, buffer, model, env), search_values),
+            values=values,
             policies=policies,
             masks=masks,
         )
@@ -195,7 +181,7 @@ class Reanalyzer:
             observations = to_tensors(buffer.observations_at(chunk, env), model.reward_scale.device)
             noise = self.planner.draw_noise(model, len(chunk), rng)
             plan = self.planner.plan(model, observations, noise, explore=True)
-            found = policy_targets(plan, self.cache.n_targets)
+            found = model.action_kind.policy_targets(plan)
             values.append(plan.improved_values)
             actions.append(found.actions)
             weights.append(found.weights)
@@ -240,6 +226,43 @@ def td_values(
         slots, inverse = np.unique(slots, return_inverse=True)
         values[needed] += returns.discounts[needed] * stored_values(model, buffer, slots, env)[inverse]
     return values
+
+
+@th.no_grad()
+def go_on_past_the_end(
+    batch: TrajectoryBatch,
+    values: np.ndarray,
+    buffer: TrajectoryReplayBuffer,
+    model: EfficientZeroModel,
+    env: VecNormalize | None,
+) -> np.ndarray:
+    """Targets behind the last observation of a trajectory that did not terminate.
+
+    Nobody knows what would have followed there, but the model knows something: what it predicts when it starts from the
+    observation itself. A state that was imagined up to there learns to go on like that under the batch's random
+    actions; otherwise a search that passes it would find whatever the model does where it was never trained.
+
+    :param batch: with random actions behind the end
+    :param values: targets ``[batch, unroll + 1]``, changed in place behind such ends
+    :param buffer: where the last observations are
+    :param model: goes on
+    :param env: normalises observations
+    :return: reward targets ``[batch, unroll]``
+    """
+    unroll = batch.actions.shape[1]
+    rewards = batch.rewards[:, :unroll].copy()
+    rows = np.flatnonzero((batch.n_ahead < unroll) & ~batch.terminated)
+    if len(rows) == 0:
+        return rewards
+    device, ends = model.reward_scale.device, batch.n_ahead[rows]
+    output = model.initial_inference(to_tensors(buffer.observations_at(batch.slots[rows, ends], env), device))
+    for k in range(unroll - int(ends.min())):
+        actions = batch.actions[rows, np.minimum(ends + k, unroll - 1)]
+        output = model.recurrent_inference(output.latents, on_device(actions, device), output.memories)
+        inside = ends + k < unroll
+        rewards[rows[inside], ends[inside] + k] = output.rewards.cpu().numpy()[inside]
+        values[rows[inside], ends[inside] + k + 1] = output.values.cpu().numpy()[inside]
+    return rewards
 
 
 @th.no_grad()

@@ -3,8 +3,8 @@
 from gymnasium import spaces
 from torch import nn
 
+from sb3_ezv2.common.actions import ActionKind
 from sb3_ezv2.common.spaces import image_channels, image_parts, image_size
-from sb3_ezv2.networks.action_heads import ContinuousActionHead, DiscreteActionHead
 from sb3_ezv2.networks.cnn import ConvDynamics, ConvRepresentation, SpatialHeads, latent_size
 from sb3_ezv2.networks.layers import Heads
 from sb3_ezv2.networks.mlp import MlpDynamics, MlpRepresentation
@@ -18,13 +18,10 @@ from sb3_ezv2.networks.model import (
 )
 from sb3_ezv2.networks.value_prefix import ValuePrefix
 
-HIDDEN_DIM_DISCRETE, HIDDEN_DIM_CONTINUOUS = 32, 64
-"""Hidden size of the heads on images (paper), by kind of action."""
-
 
 def vector_model(
     observation_space: spaces.Space,
-    action_head: DiscreteActionHead | ContinuousActionHead,
+    action_kind: ActionKind,
     discount: float,
     latent_dim: int,
     hidden_dim: int,
@@ -38,7 +35,7 @@ def vector_model(
     """World model for observations that are flattened.
 
     :param observation_space: any space that SB3 can flatten
-    :param action_head: encoding of the actions and policy over them
+    :param action_kind: encoding of the actions and policy over them
     :param discount: of one step
     :param latent_dim: size of the latent state
     :param hidden_dim: hidden size of all residual blocks and heads
@@ -54,11 +51,11 @@ def vector_model(
     rewards = reward_support(prefix_horizon if value_prefix else 1, transformed_support)
     values = value_support(discount, transformed_support)
     # A value prefix reads the features of the first head itself.
-    outputs = (None if value_prefix else rewards.n_bins, values.n_bins, action_head.output_dim)
+    outputs = (None if value_prefix else rewards.n_bins, values.n_bins, action_kind.output_dim)
     norm = nn.LayerNorm(lstm_dim)
     parts = ModelParts(
         representation=MlpRepresentation(observation_dim, latent_dim, hidden_dim, n_blocks),
-        dynamics=MlpDynamics(action_head.encoded_dim, latent_dim, hidden_dim, n_blocks),
+        dynamics=MlpDynamics(action_kind.encoded_dim, latent_dim, hidden_dim, n_blocks),
         heads=Heads(latent_dim, hidden_dim, outputs),
         projection=nn.Sequential(
             nn.Linear(latent_dim, projection_dim),
@@ -79,12 +76,12 @@ def vector_model(
         if value_prefix
         else None,
     )
-    return EfficientZeroModel(observation_space, action_head, discount, observation_dim, parts)
+    return EfficientZeroModel(observation_space, action_kind, discount, observation_dim, parts)
 
 
 def image_model(
     observation_space: spaces.Space,
-    action_head: DiscreteActionHead | ContinuousActionHead,
+    action_kind: ActionKind,
     discount: float,
     stem_channels: int,
     latent_channels: int,
@@ -103,13 +100,13 @@ def image_model(
     """World model for images (EfficientZero V2, appendix on architectures).
 
     :param observation_space: an image, or a ``Dict`` with images, see :func:`sb3_ezv2.common.spaces.image_parts`
-    :param action_head: encoding of the actions and policy over them
+    :param action_kind: encoding of the actions and policy over them
     :param discount: of one step
     :param stem_channels: channels of the first, larger feature maps
     :param latent_channels: channels of the latent state
     :param action_channels: channels of the embedded action
     :param head_channels: channels that each head flattens
-    :param hidden_dim: hidden size of the heads; ``None`` for 32 with discrete actions and 64 with continuous ones
+    :param hidden_dim: hidden size of the heads; ``None`` for what suits the kind of action
     :param projection_dim: size of the consistency projection
     :param prediction_dim: hidden size of the consistency prediction
     :param normalize_images: whether to divide the pixels by 255
@@ -125,19 +122,18 @@ def image_model(
     image_shape = (sum(map(image_channels, images.values())), *size)
     height, width = latent_size(*size)
     if hidden_dim is None:
-        discrete = isinstance(action_head, DiscreteActionHead)
-        hidden_dim = HIDDEN_DIM_DISCRETE if discrete else HIDDEN_DIM_CONTINUOUS
+        hidden_dim = action_kind.image_hidden_dim
     n_features = head_channels * height * width
     rewards = reward_support(prefix_horizon if value_prefix else 1, transformed_support)
     values = value_support(discount, transformed_support)
     # A value prefix reads the features of the first head itself.
-    outputs = (None if value_prefix else rewards.n_bins, values.n_bins, action_head.output_dim)
+    outputs = (None if value_prefix else rewards.n_bins, values.n_bins, action_kind.output_dim)
     norm = nn.BatchNorm1d(lstm_dim)
     parts = ModelParts(
         representation=ConvRepresentation(
             image_shape, flat_size(observation_space, images), stem_channels, latent_channels
         ),
-        dynamics=ConvDynamics(action_head.encoded_dim, latent_channels, action_channels),
+        dynamics=ConvDynamics(action_kind.encoded_dim, latent_channels, action_channels),
         heads=SpatialHeads(
             (latent_channels, height, width),
             head_channels,
@@ -167,4 +163,4 @@ def image_model(
         if value_prefix
         else None,
     )
-    return ImageModel(observation_space, images, action_head, discount, parts, normalize_images, augment)
+    return ImageModel(observation_space, images, action_kind, discount, parts, normalize_images, augment)

@@ -10,18 +10,20 @@ The frontier is the newest observation, whose action is not known yet. Following
 episode's last slot or at the frontier, hence never in another episode and never across the ring's head.
 """
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_ezv2.common.actions import action_kind_of
 from sb3_ezv2.common.compilation import entry_point
-from sb3_ezv2.common.spaces import named_arrays, named_spaces, random_actions
+from sb3_ezv2.common.spaces import named_arrays, named_spaces
 from sb3_ezv2.common.type_aliases import ObservationArrays, TrajectoryBatch
 from sb3_ezv2.replay.frame_storage import new_frame_storages
+from sb3_ezv2.replay.journal_reader import JournalSummary, add_journal
 from sb3_ezv2.replay.sum_tree import find_leaves, new_sum_tree, resized, set_priorities
 
 EMPTY, TRANSITION, FRONTIER, TERMINATED, TRUNCATED = range(5)
@@ -56,15 +58,16 @@ class TrajectoryReplayBuffer:
 
     :param buffer_size: number of observations kept, all environments together; the last one of an episode counts
     :param observation_space: of the environment, ``Dict`` included
-    :param action_space: ``Discrete`` or ``Box``; actions of a ``Box`` are stored scaled to [-1, 1]
+    :param action_space: of the environment; actions are stored as its
+        :class:`~sb3_ezv2.common.actions.kind.ActionKind` has them, those of a ``Box`` scaled to [-1, 1]
     :param n_envs: number of environments
     :param alpha: exponent of the priorities; 0 samples uniformly
     :param n_stack: frames in every image of bytes, of which only the newest is stored with each observation; other
         parts of the observations are stored whole, as images are where ``n_stack`` is 1
     :param channels_order: ``"first"`` or ``"last"`` if the frames are not stacked along the axis that
         :func:`~sb3_ezv2.replay.frame_storage.stack_axis` finds
-    :raises ValueError: if the ring of one environment would have fewer than three slots, or the observation space no
-        images of ``n_stack`` frames
+    :raises ValueError: if the ring of one environment would have fewer than three slots, the observation space no
+        images of ``n_stack`` frames, or the action space no kind of action
     """
 
     def __init__(
@@ -95,8 +98,7 @@ class TrajectoryReplayBuffer:
     def reset(self) -> None:
         """Forget everything."""
         self.n_rows = min(FIRST_ROWS, self.max_rows)
-        discrete = isinstance(self.action_space, spaces.Discrete)
-        action_shape = () if discrete else (get_action_dim(self.action_space),)
+        kind = action_kind_of(self.action_space)
         layout = (self.n_rows, self.n_envs)
         self.stacks = new_frame_storages(self.observation_space, self.n_stack, self.channels_order, self.n_slots)
         self.observations = {  # stored whole
@@ -104,7 +106,7 @@ class TrajectoryReplayBuffer:
             for key, space in named_spaces(self.observation_space).items()
             if key not in self.stacks
         }
-        self.actions = np.zeros((*layout, *action_shape), np.int64 if discrete else np.float32)
+        self.actions = np.zeros((*layout, *kind.shape), kind.dtype)
         self.rewards = np.zeros(layout, np.float32)
         self.kinds = np.full(layout, EMPTY, np.int8)
         self.observation_ids = np.full(layout, -1, np.int64)
@@ -137,7 +139,7 @@ class TrajectoryReplayBuffer:
 
         :param observations: before the step ``[n_envs, ...]``; stored only where a stream begins
         :param next_observations: after the step, already of the next episode where ``dones``
-        :param actions: ``[n_envs]`` or ``[n_envs, action_dim]`` scaled to [-1, 1]
+        :param actions: ``[n_envs, *action_shape]``, those of a ``Box`` scaled to [-1, 1]
         :param rewards: ``[n_envs]``
         :param dones: ``[n_envs]``
         :param infos: one dictionary per environment
@@ -218,6 +220,17 @@ class TrajectoryReplayBuffer:
             self.kinds[self.frontiers[env], env] = TRUNCATED
         self.frontiers[:] = NO_FRONTIER
         self.n_transitions = int((self.kinds == TRANSITION).sum())
+
+    def add_journal(self, path: str | os.PathLike, after: tuple[str, int] | None = None) -> JournalSummary:
+        """Store the steps of a journal as if they happened now; see :class:`~sb3_ezv2.callbacks.TransitionJournal`.
+
+        :param path: of the journal
+        :param after: ``(run_id, step)`` of the checkpoint that this buffer comes from, to store only what came later
+        :return: what was read; of a damaged journal that is what is whole, and a warning says so
+        :raises FileNotFoundError: if there is no such file
+        :raises ValueError: if it is no journal, or one of other spaces or environments
+        """
+        return add_journal(self, path, after)
 
     def _write_observation(self, observation: ObservationArrays, env: int, begins: bool) -> None:
         """Put the next observation of a stream into its ring; it becomes the frontier.
@@ -349,7 +362,7 @@ class TrajectoryReplayBuffer:
         """Stored actions, and random ones past the end of an episode."""
         actions = self.actions.reshape(-1, *self.actions.shape[2:])[slots]
         missing = ~real
-        actions[missing] = random_actions(self.action_space, (int(missing.sum()),), rng)
+        actions[missing] = action_kind_of(self.action_space).random((int(missing.sum()),), rng)
         return actions
 
     def transitions_at(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

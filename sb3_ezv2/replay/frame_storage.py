@@ -176,6 +176,11 @@ class FrameStorage:
             copy_frames(self.blocks[block], places[start:stop], stacks, order[start:stop])
         return stacks.reshape(*slots.shape, *self.shape)
 
+    def frame(self, number: int) -> np.ndarray:
+        """One frame of the pool ``[outer, inner]``, see :attr:`frames` for the numbers."""
+        block, place = divmod(number, self.block_frames)
+        return self.blocks[block][place]
+
     def _split(self, stack: np.ndarray) -> np.ndarray:
         """The stack as ``[outer, n_stack, inner]``."""
         return np.asarray(stack, np.uint8).reshape(self.frame_shape[0], self.n_stack, self.frame_shape[1])
@@ -187,8 +192,7 @@ class FrameStorage:
         if not self.free:
             self._add_block()
         number = self.free.pop()
-        block, place = divmod(number, self.block_frames)
-        self.blocks[block][place] = frame
+        self.frame(number)[:] = frame
         return number
 
     def _add_block(self) -> None:

@@ -15,6 +15,7 @@ from rl_zoo3.utils import get_wrapper_class
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ezv2.callbacks import TransitionJournal
 from sb3_ezv2.common.schedules import WarmUp
 from sb3_ezv2.common.user_errors import EXPECTED
 from sb3_ezv2.envs.atari import FRAME_SKIP
@@ -38,6 +39,8 @@ EVALUATED = ("policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs", "mo
 """Entries of a hyperparameter file that the zoo runs as Python where they are text."""
 FOR_ENVS = ("env_kwargs", "env_wrapper", "vec_env_wrapper", "monitor_kwargs")
 """Entries that environments are made with."""
+JOURNAL = "journal.sqlite"
+"""Name of the journal in a run's folder."""
 N_EVALUATIONS = 5
 """Evaluations of a run at least, and of a trial while tuning, so that there is a best model and something to prune."""
 
@@ -222,7 +225,7 @@ class Experiment(ExperimentManager):
             self.env_wrapper = training_wrapper
 
     def create_callbacks(self) -> None:
-        """Create the zoo's callbacks, with enough evaluations and our progress bar."""
+        """Create the zoo's callbacks, with enough evaluations, our progress bar and a journal of every step."""
         if self.eval_freq is None:
             self.eval_freq = min(EVAL_FREQ, max(self.n_timesteps // N_EVALUATIONS, 1))
             self.args.eval_freq = self.eval_freq
@@ -232,6 +235,9 @@ class Experiment(ExperimentManager):
             replaced(exp_manager, "ProgressBarCallback", ReturnProgressBar),
         ):
             super().create_callbacks()
+        if self.is_ours and not self.optimize_hyperparameters:
+            # Before the others, so that a step is safe before anything can go wrong in them.
+            self.callbacks.insert(0, TransitionJournal(Path(self.save_path, JOURNAL)))
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
         model = super()._load_pretrained_agent(hyperparams, env)
