@@ -106,8 +106,9 @@ class PlanningPolicy(BasePolicy):
         return self
 
     def seed_planning(self, seed: int | None) -> None:
-        """Restart the random numbers of exploring searches."""
+        """Restart the random numbers of exploring searches and of the updates."""
         self.rng = np.random.default_rng(seed)
+        self.copies.seed(seed)
 
     def _named_tensors(self, observations: PyTorchObs) -> dict[str, th.Tensor]:
         return observations if isinstance(observations, dict) else {"observation": observations}

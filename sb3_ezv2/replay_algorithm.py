@@ -8,19 +8,38 @@ import pathlib
 import sys
 import time
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
+from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.utils import safe_mean
 
+from sb3_ezv2.common.files import open_to_replace
 from sb3_ezv2.common.spaces import check_finite
 from sb3_ezv2.replay.buffer import TrajectoryReplayBuffer
 from sb3_ezv2.replay.frame_storage import frames_stacked_by
+from sb3_ezv2.replay.saving import load_buffer, save_buffer
+
+
+@contextmanager
+def opened_to_save(path: str | pathlib.Path | io.BufferedIOBase, suffix: str) -> Iterator[BinaryIO]:
+    """Open what SB3's ``save`` functions accept: a file object, or a path whose file is replaced as a whole.
+
+    :param path: file to write, or a file object; missing folders are made
+    :param suffix: added to a path that has none
+    """
+    if not isinstance(path, str | pathlib.Path):
+        yield cast(BinaryIO, open_path(path, "w"))
+        return
+    target = pathlib.Path(path)
+    target = target if target.suffix else target.with_name(f"{target.name}.{suffix}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open_to_replace(target) as file:
+        yield file
 
 
 class ReplayAlgorithm(BaseAlgorithm):
@@ -103,25 +122,46 @@ class ReplayAlgorithm(BaseAlgorithm):
     def _replay_buffer_loaded(self) -> None:
         """Forget what was derived from the previous replay buffer."""
 
-    def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
-        """Save the replay buffer; see :meth:`load_replay_buffer`.
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """Save what training needs, without the replay buffer; see ``BaseAlgorithm.save``.
 
-        :param path: file to write, ``.pkl`` is added if it has no suffix
+        :param path: file to write, replaced as a whole; ``.zip`` is added if it has no suffix
+        :param exclude: names of attributes to leave out
+        :param include: names of attributes to save that are left out by default
+        :raises OSError: if the file cannot be written; then the one before it stands
         """
-        save_to_pkl(path, self.replay_buffer, self.verbose)
+        with opened_to_save(path, "zip") as file:
+            super().save(file, exclude, include)  # type: ignore[arg-type]
+
+    def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+        """Save the replay buffer as plain arrays; see :meth:`load_replay_buffer` and :mod:`sb3_ezv2.replay.saving`.
+
+        :param path: file to write, replaced as a whole; ``.pkl`` is added if it has no suffix, as in SB3
+        :raises OSError: if the file cannot be written; then the one before it stands
+        """
+        with opened_to_save(path, "pkl") as file:
+            save_buffer(self.replay_buffer, file)
 
     def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
         """Load a replay buffer.
 
-        :param path: file written by :meth:`save_replay_buffer`
+        :param path: file written by :meth:`save_replay_buffer`, by release 0.1 too
         :param truncate_last_traj: end the episodes that were open when the buffer was saved; without, the next step
             is stored as their continuation, which is right only if the environments stand where they stood
-        :raises ValueError: if the file holds something else, or a buffer of other spaces or environments
+        :raises ValueError: if the file is damaged or holds something else, or a buffer of other spaces or environments;
+            then the buffer stays as it was
         """
-        loaded = load_from_pkl(path, self.verbose)
-        if not isinstance(loaded, TrajectoryReplayBuffer):
-            raise ValueError(f"{path} holds a {type(loaded).__name__}, not a TrajectoryReplayBuffer of this package")
-        self.replay_buffer.check_same_layout(loaded)
+        file = open_path(path, "r", self.verbose, "pkl")
+        try:
+            loaded = load_buffer(file, str(path), self.replay_buffer)  # type: ignore[arg-type]
+        finally:
+            if isinstance(path, str | pathlib.Path):
+                file.close()
         self.replay_buffer = loaded
         self._replay_buffer_loaded()
         if truncate_last_traj:

@@ -40,17 +40,22 @@ class Recorder:
             yield
         current.wait_stream(self.stream)
 
-    def capture(self, function: Callable[[], Output], pool: Any = None) -> Callable[[], Output]:
+    def capture(
+        self, function: Callable[[], Output], pool: Any = None, generator: th.Generator | None = None
+    ) -> Callable[[], Output]:
         """Record ``function``, which on a CUDA device is not carried out by that.
 
         :param function: has run under :meth:`beside` before
         :param pool: memory that other recordings use too, from ``th.cuda.graph_pool_handle()``; ``None`` for its own
+        :param generator: of the random numbers in ``function``, which goes on with every repetition
         :return: repeats it and returns the same tensors every time
         :raises RuntimeError: if something in ``function`` cannot be part of a graph
         """
         if self.stream is None:
             return function
         graph = th.cuda.CUDAGraph()
+        if generator is not None:
+            graph.register_generator_state(generator)
         with th.cuda.device(self.device), th.cuda.graph(graph, pool=pool, stream=self.stream):
             outputs = function()
 

@@ -39,8 +39,8 @@ class DiscreteActionHead:
         """``sum_a w(a) log softmax(outputs)(a)``; ``actions`` is not used."""
         return (weights * F.log_softmax(outputs, dim=-1)).sum(-1)
 
-    def entropy(self, outputs: th.Tensor) -> th.Tensor:
-        """Exact entropy of the categorical policy."""
+    def entropy(self, outputs: th.Tensor, generator: th.Generator | None = None) -> th.Tensor:
+        """Exact entropy of the categorical policy; ``generator`` is not used."""
         log_probabilities = F.log_softmax(outputs, dim=-1)
         return -(log_probabilities.exp() * log_probabilities).sum(-1)
 
@@ -86,10 +86,15 @@ class ContinuousActionHead:
         """``sum_i w_i log p(a_i)`` over the actions of the target."""
         return (weights * self.log_prob(outputs, actions)).sum(-1)
 
-    def entropy(self, outputs: th.Tensor) -> th.Tensor:
-        """``-log p`` of one reparametrised sample, from torch's own generator."""
+    def entropy(self, outputs: th.Tensor, generator: th.Generator | None = None) -> th.Tensor:
+        """``-log p`` of one reparametrised sample.
+
+        :param outputs: of the policy network ``[..., output_dim]``
+        :param generator: of the sample, on their device; ``None`` for torch's global one
+        """
         mean, std = self.gaussian(outputs)
-        return -_squashed_log_density(mean + std * th.randn_like(mean), mean, std).sum(-1)
+        noise = th.randn(mean.shape, dtype=mean.dtype, device=mean.device, generator=generator)
+        return -_squashed_log_density(mean + std * noise, mean, std).sum(-1)
 
     def root_candidates(self, outputs: th.Tensor, noise: th.Tensor, explore: bool) -> th.Tensor:
         """Candidates at the root ``[n, n_candidates, action_dim]``.

@@ -13,7 +13,7 @@ class ModelCopies:
 
     ``model`` is trained. ``average`` is its exponential moving average, which acts and which multi-step targets
     bootstrap from. ``target`` is a copy of the average that stands still between refreshes, so that the results of its
-    searches can be kept.
+    searches can be kept. ``generator`` gives all random numbers of the updates.
 
     :param model: to be trained
     :param optimizer_class: optimiser of the model
@@ -37,6 +37,18 @@ class ModelCopies:
         modules = zip(self.average.modules(), self.model.modules(), strict=True)
         self.with_buffers = [(ours, theirs) for ours, theirs in modules if any(True for _ in theirs.buffers(False))]
         self.optimizer = optimizer_class(self.trained, lr=learning_rate, **optimizer_kwargs)  # type: ignore[call-arg]
+        self.seed(None)
+
+    def seed(self, seed: int | None) -> None:
+        """Restart the random numbers of the updates, on the device where the model is.
+
+        :param seed: of the generator; ``None`` for one that the system gives
+        """
+        self.generator = th.Generator(self.model.reward_scale.device)
+        if seed is None:
+            self.generator.seed()
+        else:
+            self.generator.manual_seed(seed)
 
     def update_average(self, tau: float) -> None:
         """Move the average by the share ``tau`` towards the model; statistics of batches are copied."""

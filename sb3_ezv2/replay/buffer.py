@@ -91,9 +91,12 @@ class TrajectoryReplayBuffer:
             )
         self.reset()
 
-    def reset(self) -> None:
-        """Forget everything."""
-        self.n_rows = min(FIRST_ROWS, self.max_rows)
+    def reset(self, n_rows: int | None = None) -> None:
+        """Forget everything.
+
+        :param n_rows: rows to begin with, at most those of the whole ring; by default a few
+        """
+        self.n_rows = min(n_rows or FIRST_ROWS, self.max_rows)
         discrete = isinstance(self.action_space, spaces.Discrete)
         action_shape = () if discrete else (get_action_dim(self.action_space),)
         layout = (self.n_rows, self.n_envs)
