@@ -1,5 +1,6 @@
 """EfficientZero V2 for Stable-Baselines3."""
 
+from sb3_ezv2.checkpoints import ResumableCheckpointCallback
 from sb3_ezv2.common.schedules import WarmUp
 from sb3_ezv2.compatibility import resolve_old_names
 from sb3_ezv2.ezv2 import EfficientZeroV2
@@ -14,6 +15,7 @@ __all__ = [
     "EfficientZeroV2",
     "MlpPolicy",
     "MultiInputPolicy",
+    "ResumableCheckpointCallback",
     "TrajectoryReplayBuffer",
     "WarmUp",
 ]

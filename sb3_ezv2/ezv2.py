@@ -17,6 +17,7 @@ from stable_baselines3.common.type_aliases import (
 from stable_baselines3.common.utils import LinearSchedule, should_collect_more_steps
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ezv2.checkpoints import CheckpointedAlgorithm
 from sb3_ezv2.common.arguments import check_arguments, td_steps_or_default
 from sb3_ezv2.common.spaces import check_action_space, check_observation_space, random_actions
 from sb3_ezv2.common.tensors import torch_threads
@@ -24,9 +25,10 @@ from sb3_ezv2.learning.losses import LossCoefficients, tensor_batch
 from sb3_ezv2.learning.reanalyze import MixedValueRule, Reanalyzer
 from sb3_ezv2.learning.statistics import DataStatistics
 from sb3_ezv2.learning.updates import Updater, UpdateSettings
+from sb3_ezv2.networks.copies import checked_optimizer
 from sb3_ezv2.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PlanningPolicy, policy_for
 from sb3_ezv2.replay.buffer import TrajectoryReplayBuffer
-from sb3_ezv2.replay_algorithm import ReplayAlgorithm
+from sb3_ezv2.replay_algorithm import NO_ROLLOUT
 
 DEFAULT_LEARNING_RATE = LinearSchedule(1e-3, 1e-4, 1.0)
 """Falls linearly from 1e-3 to 1e-4 over the run."""
@@ -34,7 +36,7 @@ DEFAULT_LEARNING_RATE = LinearSchedule(1e-3, 1e-4, 1.0)
 SelfEfficientZeroV2 = TypeVar("SelfEfficientZeroV2", bound="EfficientZeroV2")
 
 
-class EfficientZeroV2(ReplayAlgorithm):
+class EfficientZeroV2(CheckpointedAlgorithm):
     """EfficientZero V2 (EZ-V2): plans in a learned model, with discrete or continuous actions.
 
     Paper: https://arxiv.org/abs/2403.00564. The defaults are for runs of a few thousand to a hundred thousand steps on
@@ -198,6 +200,7 @@ class EfficientZeroV2(ReplayAlgorithm):
     # -- set-up ----------------------------------------------------------------------------------------------------
 
     def _setup_model(self) -> None:
+        super()._setup_model()
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         check_action_space(self.action_space)
@@ -248,8 +251,12 @@ class EfficientZeroV2(ReplayAlgorithm):
         return ["policy", "policy.optimizer"], []
 
     def set_parameters(self, *args: Any, **kwargs: Any) -> None:
-        """Set the parameters of the policy and its optimiser; see ``BaseAlgorithm.set_parameters``."""
-        super().set_parameters(*args, **kwargs)
+        """Set the parameters of the policy and its optimiser; see ``BaseAlgorithm.set_parameters``.
+
+        :raises ValueError: if a state of the optimiser does not belong to these parameters; then it stays as it was
+        """
+        with checked_optimizer(self.policy.optimizer):
+            super().set_parameters(*args, **kwargs)
         self.reanalyzer.cache.clear()
 
     def _replay_buffer_loaded(self) -> None:
@@ -273,12 +280,16 @@ class EfficientZeroV2(ReplayAlgorithm):
         assert self.env is not None
         callback.on_training_start(locals(), globals())
         with torch_threads(self.n_threads if self.device.type == "cpu" else None):
-            while self.num_timesteps < total_timesteps:
-                rollout = self.collect_rollouts(self.env, callback, self._train_freq, log_interval)
-                if not rollout.continue_training:
-                    break
+            while self.num_timesteps < total_timesteps or self._is_in_between:
+                if not self._updates_due:
+                    rollout = self.collect_rollouts(self.env, callback, self._train_freq, log_interval)
+                    if not rollout.continue_training:
+                        break
+                    n_new = rollout.episode_timesteps
+                    self._updates_due = n_new if self.gradient_steps < 0 else self.gradient_steps
                 if self.num_timesteps > self.learning_starts and len(self.replay_buffer) >= self.batch_size:
-                    self.train(rollout.episode_timesteps if self.gradient_steps < 0 else self.gradient_steps)
+                    self.train(self._updates_due)
+                self._updates_due = 0
         callback.on_training_end()
         return self
 
@@ -293,8 +304,9 @@ class EfficientZeroV2(ReplayAlgorithm):
         :param log_interval: log every so many episodes
         :return: transitions, episodes, and whether the callbacks want to go on
         """
-        n_steps, n_transitions, n_episodes = 0, 0, 0
+        n_steps, n_transitions, n_episodes = self._begun_rollout
         callback.on_rollout_start()
+        self._dump_logs_if_due(log_interval)
         while should_collect_more_steps(train_freq, n_steps, n_episodes):
             actions = self._choose_actions(env.num_envs)
             with self._whole_step():
@@ -303,17 +315,18 @@ class EfficientZeroV2(ReplayAlgorithm):
             self.num_timesteps += env.num_envs
             n_steps += 1
             n_transitions += env.num_envs
+            n_episodes += int(np.sum(dones))
+            # All counted before the callbacks: what they save is the state after a whole step.
+            self._begun_rollout = (n_steps, n_transitions, n_episodes)
+            self._episode_num += int(np.sum(dones))
+            self._update_info_buffer(infos, dones)
+            self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
             callback.update_locals(locals())
             if not callback.on_step():
                 return RolloutReturn(n_transitions, n_episodes, continue_training=False)
-            self._update_info_buffer(infos, dones)
-            self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
-            for _ in range(int(np.sum(dones))):
-                n_episodes += 1
-                self._episode_num += 1
-                if log_interval is not None and self._episode_num % log_interval == 0:
-                    self.dump_logs()
+            self._dump_logs_if_due(log_interval)
         callback.on_rollout_end()
+        self._begun_rollout = NO_ROLLOUT
         return RolloutReturn(n_transitions, n_episodes, continue_training=True)
 
     def _choose_actions(self, n_envs: int) -> np.ndarray:
@@ -370,6 +383,7 @@ class EfficientZeroV2(ReplayAlgorithm):
             tensors = tensor_batch(batch, targets, self.device)
             output = self.updater(tensors, settings)
             self._n_updates += 1
+            self._updates_due = max(self._updates_due - 1, 0)
             self.replay_buffer.update_priorities(batch.slots[:, 0], output.priorities.cpu().numpy())
         self._log_update(output.logs)
 

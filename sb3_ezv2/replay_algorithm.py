@@ -7,6 +7,7 @@ import io
 import pathlib
 import sys
 import time
+import uuid
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -42,6 +43,10 @@ def opened_to_save(path: str | pathlib.Path | io.BufferedIOBase, suffix: str) ->
         yield file
 
 
+NO_ROLLOUT = (0, 0, 0)
+"""Steps, transitions and episodes of a rollout that has not begun."""
+
+
 class ReplayAlgorithm(BaseAlgorithm):
     """An SB3 algorithm that learns from a :class:`~sb3_ezv2.replay.buffer.TrajectoryReplayBuffer`.
 
@@ -53,7 +58,18 @@ class ReplayAlgorithm(BaseAlgorithm):
     replay_buffer_class: type[TrajectoryReplayBuffer] | None
     replay_buffer_kwargs: dict[str, Any] | None
     _stream_is_whole = True  # whether the buffer holds all that the environments did
+    run_id: str
+    train_freq: int | tuple[int, str]
+    _begun_rollout = NO_ROLLOUT  # steps, transitions and episodes collected since the last updates
+    _updates_due = 0  # for what has been collected
+    _logged_episodes = 0
     _n_stack = 1  # of VecFrameStack; saved with the model, which may be loaded without environments
+
+    def _setup_model(self) -> None:
+        if isinstance(self.train_freq, list):  # a pair that was saved as JSON
+            self.train_freq = (self.train_freq[0], self.train_freq[1])
+        if not hasattr(self, "run_id"):  # a loaded model goes on with its own
+            self.run_id = uuid.uuid4().hex
 
     def _new_replay_buffer(self) -> TrajectoryReplayBuffer:
         """An empty buffer that stores each frame once where ``VecFrameStack`` is around the environments."""
@@ -71,6 +87,8 @@ class ReplayAlgorithm(BaseAlgorithm):
             self._last_obs = None
         before = self._last_obs
         result = super()._setup_learn(*args, **kwargs)
+        if self.num_timesteps == 0:  # a new run
+            self._begun_rollout, self._updates_due, self._logged_episodes = NO_ROLLOUT, 0, 0
         if self._last_obs is not before:
             self.replay_buffer.close_streams()
             self._start_streams()
@@ -117,6 +135,11 @@ class ReplayAlgorithm(BaseAlgorithm):
         raw_infos = [info | {"terminal_observation": terminals.get(i)} for i, info in enumerate(infos)]
         self.replay_buffer.add(before, after, actions, rewards, dones, raw_infos)
         self._last_obs, self._last_original_obs = new_obs, after
+
+    @property
+    def _is_in_between(self) -> bool:
+        """Whether learning stopped in the middle of a rollout, or before all updates for it were made."""
+        return self._updates_due > 0 or any(self._begun_rollout)
 
     @abstractmethod
     def _replay_buffer_loaded(self) -> None:
@@ -166,6 +189,12 @@ class ReplayAlgorithm(BaseAlgorithm):
         self._replay_buffer_loaded()
         if truncate_last_traj:
             loaded.close_streams()
+
+    def _dump_logs_if_due(self, log_interval: int | None) -> None:
+        """Log if ``log_interval`` episodes or more have ended since the last log."""
+        if log_interval and self._episode_num // log_interval > self._logged_episodes // log_interval:
+            self._logged_episodes = self._episode_num
+            self.dump_logs()
 
     def dump_logs(self) -> None:
         """Write the log of the episodes since the last call."""

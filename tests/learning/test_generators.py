@@ -28,10 +28,10 @@ def beginning(policy, network, space, **kwargs):
 @KINDS
 def test_learning_leaves_the_global_generators_alone(policy, network, space):
     model = beginning(policy, network, space)
-    before = th.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    before = th.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
     model.learn(10, reset_num_timesteps=False)
     assert th.equal(before[0], th.get_rng_state())
-    assert before[1:] == (random.getstate(), np.random.get_state()[1].tolist())
+    assert before[1:] == (random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
 
 
 @KINDS

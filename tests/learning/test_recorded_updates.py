@@ -64,7 +64,7 @@ def test_a_recorded_step_reads_its_learning_rate_from_memory(monkeypatch):
     model = recording_model()
     optimizer = model.policy.optimizer
 
-    def record(self, function, pool=None):
+    def record(self, function, pool=None, generator=None):
         seen.extend((group["lr"], group["capturable"]) for group in optimizer.param_groups)
         return function
 

@@ -28,6 +28,7 @@ BELOW = {
 BELOW["zoo"] = {"algorithm", "envs", *BELOW["algorithm"]}
 BELOW["commands"] = {"zoo", *BELOW["zoo"]}
 AT_THE_TOP = {
+    "checkpoints": "algorithm",
     "ezv2": "algorithm",
     "replay_algorithm": "algorithm",
     "policies": "algorithm",
