@@ -1,15 +1,18 @@
 """The SB3 policies: the world model and its copies, the optimiser, and a search behind every prediction."""
 
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, TypeVar
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.common.utils import get_device
 
 from sb3_ezv2.common.arguments import argument_names, check_known
+from sb3_ezv2.common.files import open_to_replace
 from sb3_ezv2.common.spaces import MIN_IMAGE_SIZE, image_parts
 from sb3_ezv2.common.type_aliases import Plan
 from sb3_ezv2.networks.action_heads import ContinuousActionHead, DiscreteActionHead, make_action_head
@@ -17,6 +20,9 @@ from sb3_ezv2.networks.builders import image_model, vector_model
 from sb3_ezv2.networks.copies import ModelCopies
 from sb3_ezv2.networks.model import EfficientZeroModel
 from sb3_ezv2.planning.planner import Planner
+from sb3_ezv2.policy_files import read_policy, write_policy
+
+SelfPlanningPolicy = TypeVar("SelfPlanningPolicy", bound="PlanningPolicy")
 
 
 class PlanningPolicy(BasePolicy):
@@ -100,6 +106,38 @@ class PlanningPolicy(BasePolicy):
             **self.network_kwargs,
         }
 
+    def save(self, path: str) -> None:
+        """Save the acting network with its settings, without what only training needs.
+
+        :param path: file to write, replaced as a whole
+        :raises ValueError: if an argument of the policy is no number, text or ``None``
+        """
+        arguments, name = self._get_constructor_parameters(), type(self).__name__
+        with open_to_replace(path) as file:
+            write_policy(
+                *(file, name, arguments, self.observation_space, self.action_space, self.average_model.state_dict())
+            )
+
+    @classmethod
+    def load(cls: type[SelfPlanningPolicy], path: str, device: th.device | str = "auto") -> SelfPlanningPolicy:
+        """Load a policy to act with; nothing in the file is executed.
+
+        :param path: file written by :meth:`save` or by ``model.save_policy``
+        :param device: where the policy is to be
+        :return: of the class that was saved, where this class is one of its bases
+        :raises ValueError: if the file is damaged or something else, or its policy of a class that is not known here
+        """
+        with open(path, "rb") as file:
+            content = read_policy(file, str(path))
+        policy_class = next((kind for kind in _subclasses(cls) if kind.__name__ == content["class"]), None)
+        if policy_class is None:
+            raise ValueError(f"{path} holds a {content['class']}, which is no {cls.__name__}; import its class first")
+        found = content["observation_space"], content["action_space"]
+        policy = policy_class(*found, cls._dummy_schedule, **content["settings"])
+        for model in (policy.model, policy.average_model, policy.target_model):
+            model.load_state_dict(content["state"])
+        return policy.to(get_device(device))
+
     def train(self, mode: bool = True) -> "PlanningPolicy":
         """Remember the mode, nothing more: the model is always in training mode and its copies never are."""
         self.training = mode
@@ -163,6 +201,12 @@ class PlanningPolicy(BasePolicy):
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """Same as ``_predict``."""
         return self._predict(obs, deterministic)
+
+
+def _subclasses(policy_class: type[SelfPlanningPolicy]) -> Iterator[type[SelfPlanningPolicy]]:
+    yield policy_class
+    for kind in policy_class.__subclasses__():
+        yield from _subclasses(kind)
 
 
 def check_sizes(sizes: dict[str, int | None]) -> None:

@@ -32,6 +32,7 @@ AT_THE_TOP = {
     "ezv2": "algorithm",
     "replay_algorithm": "algorithm",
     "policies": "algorithm",
+    "policy_files": "algorithm",
     "compatibility": "commands",
     "command_line": "commands",
     "train": "commands",
