@@ -1,0 +1,1 @@
+"""Measurements of what must not be lost, and of what wrong input leads to."""
