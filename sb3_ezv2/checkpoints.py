@@ -6,8 +6,6 @@
 """
 
 import hashlib
-import inspect
-import io
 import json
 import random
 import re
@@ -20,12 +18,9 @@ from typing import Any, TypeVar
 import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.type_aliases import GymEnv
-from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ezv2.common.archives import archive_parts
 from sb3_ezv2.common.array_files import ArrayReader, DamagedFileError, write_arrays
 from sb3_ezv2.common.env_states import (
     NoEnvironmentState,
@@ -37,100 +32,27 @@ from sb3_ezv2.common.env_states import (
 )
 from sb3_ezv2.common.files import new_folder, remove_folder, write_text
 from sb3_ezv2.learning.reanalyze import Reanalyzer
-from sb3_ezv2.policies import PlanningPolicy
-from sb3_ezv2.policy_files import OF_TRAINING, is_policy_archive
+from sb3_ezv2.model_files import SavedAlgorithm
 from sb3_ezv2.replay.saving import load_buffer, save_buffer
-from sb3_ezv2.replay_algorithm import ReplayAlgorithm
 
 FORMAT_VERSION = 1
 MODEL, BUFFER, LEARNING, ENVIRONMENTS, NORMALIZATION, MANIFEST = (
     *("model.zip", "replay_buffer.pkl", "learning_state.bin"),
     *("environments.pkl", "normalization.pkl", "manifest.json"),
 )
-MODEL_PARTS = {"data", "policy.pth", "policy.optimizer.pth"}
-"""What a file of ``save`` holds."""
 KIND = "learning state"
 NAME = re.compile(r"checkpoint_(\d+)_(\d+)_steps")
 
 SelfCheckpointed = TypeVar("SelfCheckpointed", bound="CheckpointedAlgorithm")
 
 
-class CheckpointedAlgorithm(ReplayAlgorithm):
+class CheckpointedAlgorithm(SavedAlgorithm):
     """An algorithm that can be stopped anywhere and goes on from a checkpoint, bit for bit."""
 
-    policy: PlanningPolicy
     reanalyzer: Reanalyzer
     rng: np.random.Generator
     target_version: int
     _random_actions: np.ndarray | None
-
-    @classmethod
-    def load(
-        cls: type[SelfCheckpointed],
-        path: str | Path | io.BufferedIOBase,
-        env: GymEnv | None = None,
-        device: th.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        **kwargs: Any,
-    ) -> SelfCheckpointed:
-        """Load a model; see ``BaseAlgorithm.load``. A model may execute anything: load only what you trust.
-
-        A file of :meth:`save_policy` gives a model to act with, and executes nothing.
-
-        :param path: file written by ``save`` or :meth:`save_policy`
-        :param env: environments to learn in; ``None`` to predict only
-        :param device: where the model is to be
-        :param custom_objects: in place of what the file holds, by name
-        :param print_system_info: whether to print the versions that the model was saved with
-        :param force_reset: whether the environments are reset before learning goes on
-        :param kwargs: arguments of the constructor to change
-        :raises ValueError: if the file is damaged or something else
-        """
-        file = open_path(path, "r", suffix="zip")
-        try:
-            parts = archive_parts(file, str(path))  # type: ignore[arg-type]
-            if is_policy_archive(parts):
-                return cls._acting(PlanningPolicy.load(file.name, "cpu"), env, device, **kwargs)  # type: ignore
-            archive_parts(file, str(path), MODEL_PARTS)  # type: ignore[arg-type]
-        finally:
-            if isinstance(path, str | Path):
-                file.close()
-        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
-
-    @classmethod
-    def _acting(
-        cls: type[SelfCheckpointed], policy: PlanningPolicy, env: GymEnv | None, device: th.device | str, **kwargs: Any
-    ) -> SelfCheckpointed:
-        """A model that acts as a policy does."""
-        settings = policy._get_constructor_parameters()
-        ours = inspect.signature(cls.__init__).parameters.keys() - OF_TRAINING
-        network = {name: value for name, value in settings.items() if name not in ours | OF_TRAINING}
-        given = {name: value for name, value in settings.items() if name in ours}
-        model = cls(type(policy), env, device=device, policy_kwargs=network, _init_setup_model=False, **given)  # type: ignore
-        vars(model).update({name: value for name, value in kwargs.items() if name in ours})
-        if env is not None:
-            check_for_correct_spaces(model.get_env(), policy.observation_space, policy.action_space)  # type: ignore
-        else:
-            model.observation_space, model.action_space = policy.observation_space, policy.action_space
-            model.n_envs = 1
-        model._setup_model()
-        for network_copy in (model.policy.model, model.policy.average_model, model.policy.target_model):
-            network_copy.load_state_dict(policy.average_model.state_dict())
-        return model
-
-    def save_policy(self, path: str | Path) -> None:
-        """Save the acting network and its settings alone, to be handed on.
-
-        The file is small, and reading it executes nothing. :meth:`PlanningPolicy.load
-        <sb3_ezv2.policies.PlanningPolicy.load>` and :meth:`load` read it. ``VecNormalize`` has a file of its own.
-
-        :param path: file to write, replaced as a whole; ``.pt`` is added if it has no suffix
-        :raises ValueError: if an argument of the policy is no number, text or ``None``
-        """
-        target = Path(path)
-        self.policy.save(str(target if target.suffix else target.with_name(f"{target.name}.pt")))
 
     def save_checkpoint(self, folder: str | Path, keep: int | None = None) -> Path:
         """Save everything that the run needs to go on: see :meth:`load_checkpoint`.
@@ -296,7 +218,7 @@ class ResumableCheckpointCallback(BaseCallback):
     :raises ValueError: if ``save_freq`` or ``keep`` is less than 1
     """
 
-    model: CheckpointedAlgorithm  # type: ignore[assignment]
+    model: CheckpointedAlgorithm
 
     def __init__(self, save_freq: int, folder: str | Path, keep: int | None = 2, verbose: int = 0) -> None:
         super().__init__(verbose)

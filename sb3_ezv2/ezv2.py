@@ -25,7 +25,6 @@ from sb3_ezv2.learning.losses import LossCoefficients, tensor_batch
 from sb3_ezv2.learning.reanalyze import MixedValueRule, Reanalyzer
 from sb3_ezv2.learning.statistics import DataStatistics
 from sb3_ezv2.learning.updates import Updater, UpdateSettings
-from sb3_ezv2.networks.copies import checked_optimizer
 from sb3_ezv2.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PlanningPolicy, policy_for
 from sb3_ezv2.replay.buffer import TrajectoryReplayBuffer
 from sb3_ezv2.replay_algorithm import NO_ROLLOUT
@@ -251,12 +250,8 @@ class EfficientZeroV2(CheckpointedAlgorithm):
         return ["policy", "policy.optimizer"], []
 
     def set_parameters(self, *args: Any, **kwargs: Any) -> None:
-        """Set the parameters of the policy and its optimiser; see ``BaseAlgorithm.set_parameters``.
-
-        :raises ValueError: if a state of the optimiser does not belong to these parameters; then it stays as it was
-        """
-        with checked_optimizer(self.policy.optimizer):
-            super().set_parameters(*args, **kwargs)
+        """Set the parameters of the policy and its optimiser; see ``SavedAlgorithm.set_parameters``."""
+        super().set_parameters(*args, **kwargs)
         self.reanalyzer.cache.clear()
 
     def _replay_buffer_loaded(self) -> None:
@@ -285,8 +280,7 @@ class EfficientZeroV2(CheckpointedAlgorithm):
                     rollout = self.collect_rollouts(self.env, callback, self._train_freq, log_interval)
                     if not rollout.continue_training:
                         break
-                    n_new = rollout.episode_timesteps
-                    self._updates_due = n_new if self.gradient_steps < 0 else self.gradient_steps
+                    self._updates_due = rollout.episode_timesteps if self.gradient_steps < 0 else self.gradient_steps
                 if self.num_timesteps > self.learning_starts and len(self.replay_buffer) >= self.batch_size:
                     self.train(self._updates_due)
                 self._updates_due = 0
@@ -312,15 +306,8 @@ class EfficientZeroV2(CheckpointedAlgorithm):
             with self._whole_step():
                 new_obs, rewards, dones, infos = env.step(self.policy.to_env_actions(actions))
                 self._store(actions, new_obs, rewards, dones, infos)
-            self.num_timesteps += env.num_envs
-            n_steps += 1
-            n_transitions += env.num_envs
-            n_episodes += int(np.sum(dones))
-            # All counted before the callbacks: what they save is the state after a whole step.
-            self._begun_rollout = (n_steps, n_transitions, n_episodes)
-            self._episode_num += int(np.sum(dones))
-            self._update_info_buffer(infos, dones)
-            self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+            # Before the callbacks: what they save is the state after a whole step.
+            n_steps, n_transitions, n_episodes = self._count_step(infos, dones)
             callback.update_locals(locals())
             if not callback.on_step():
                 return RolloutReturn(n_transitions, n_episodes, continue_training=False)

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import torch as th
@@ -128,10 +128,17 @@ class PlanningPolicy(BasePolicy):
         :raises ValueError: if the file is damaged or something else, or its policy of a class that is not known here
         """
         with open(path, "rb") as file:
-            content = read_policy(file, str(path))
+            return cls.from_file(file, str(path), device)
+
+    @classmethod
+    def from_file(
+        cls: type[SelfPlanningPolicy], file: BinaryIO, name: str, device: th.device | str = "auto"
+    ) -> SelfPlanningPolicy:
+        """Load a policy from an open file, which is called ``name`` in errors; see :meth:`load`."""
+        content = read_policy(file, name)
         policy_class = next((kind for kind in _subclasses(cls) if kind.__name__ == content["class"]), None)
         if policy_class is None:
-            raise ValueError(f"{path} holds a {content['class']}, which is no {cls.__name__}; import its class first")
+            raise ValueError(f"{name} holds a {content['class']}, which is no {cls.__name__}; import its class first")
         found = content["observation_space"], content["action_space"]
         policy = policy_class(*found, cls._dummy_schedule, **content["settings"])
         for model in (policy.model, policy.average_model, policy.target_model):

@@ -114,6 +114,20 @@ class ReplayAlgorithm(BaseAlgorithm):
         yield
         self._stream_is_whole = True
 
+    def _count_step(self, infos: list[dict[str, Any]], dones: np.ndarray) -> tuple[int, int, int]:
+        """Count one step of every environment.
+
+        :return: steps, transitions and episodes of the rollout so far
+        """
+        n_steps, n_transitions, n_episodes = self._begun_rollout
+        n_ended = int(np.sum(dones))
+        self._begun_rollout = (n_steps + 1, n_transitions + len(dones), n_episodes + n_ended)
+        self.num_timesteps += len(dones)
+        self._episode_num += n_ended
+        self._update_info_buffer(infos, dones)
+        self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+        return self._begun_rollout
+
     def _add_to_buffer(
         self, actions: np.ndarray, new_obs: Any, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
     ) -> None:
@@ -181,7 +195,7 @@ class ReplayAlgorithm(BaseAlgorithm):
         """
         file = open_path(path, "r", self.verbose, "pkl")
         try:
-            loaded = load_buffer(file, str(path), self.replay_buffer)  # type: ignore[arg-type]
+            loaded = load_buffer(file, str(path), self.replay_buffer)
         finally:
             if isinstance(path, str | pathlib.Path):
                 file.close()

@@ -41,12 +41,12 @@ def space_from_plain(plain: dict[str, Any]) -> spaces.Space:
         if kind == "Box":
             shape, dtype = tuple(plain["shape"]), np.dtype(plain["dtype"])
             low, high = (np.broadcast_to(np.array(plain[name], dtype), shape) for name in ("low", "high"))
-            return spaces.Box(low.copy(), high.copy(), shape, dtype.type)  # type: ignore[arg-type]
+            return spaces.Box(low.copy(), high.copy(), shape, dtype.type)
         if kind == "Discrete":
             return spaces.Discrete(plain["n"], start=plain["start"])
         if kind == "MultiDiscrete":
             dtype = np.dtype(plain["dtype"])
-            return spaces.MultiDiscrete(plain["nvec"], dtype=dtype.type, start=plain["start"])  # type: ignore[arg-type]
+            return spaces.MultiDiscrete(plain["nvec"], dtype=dtype.type, start=plain["start"])
         if kind == "MultiBinary":
             return spaces.MultiBinary(plain["n"])
         if kind == "Dict":

@@ -271,7 +271,9 @@ def _check_shapes(buffer: TrajectoryReplayBuffer) -> None:
     )
     _require(buffer.observations.keys() == fresh.observations.keys(), "its observations have other keys")
     _require(buffer.stacks.keys() == fresh.stacks.keys(), "its stacks have other keys")
-    expected = [(getattr(buffer, name), getattr(fresh, name), layout, 2) for name in BY_ROW]
+    # An array, one like it, its leading axes, and how many of the other's they replace.
+    expected: list[tuple[Any, np.ndarray, tuple[int, ...], int]] = []
+    expected += [(getattr(buffer, name), getattr(fresh, name), layout, 2) for name in BY_ROW]
     expected += [(buffer.observations[key], array, layout, 2) for key, array in fresh.observations.items()]
     expected += [(getattr(buffer, name), getattr(fresh, name), (), 0) for name in ("frontiers", "next_rows")]
     expected.append((buffer.sum_tree, fresh.sum_tree, new_sum_tree(layout[0] * layout[1]).shape, 1))

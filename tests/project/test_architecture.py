@@ -33,6 +33,7 @@ AT_THE_TOP = {
     "replay_algorithm": "algorithm",
     "policies": "algorithm",
     "policy_files": "algorithm",
+    "model_files": "algorithm",
     "compatibility": "commands",
     "command_line": "commands",
     "train": "commands",
