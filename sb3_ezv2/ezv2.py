@@ -306,7 +306,6 @@ class EfficientZeroV2(CheckpointedAlgorithm):
             with self._whole_step():
                 new_obs, rewards, dones, infos = env.step(self.policy.to_env_actions(actions))
                 self._store(actions, new_obs, rewards, dones, infos)
-            # Before the callbacks: what they save is the state after a whole step.
             n_steps, n_transitions, n_episodes = self._count_step(infos, dones)
             callback.update_locals(locals())
             if not callback.on_step():

@@ -80,10 +80,11 @@ class SavedAlgorithm(ReplayAlgorithm):
         ours = inspect.signature(cls.__init__).parameters.keys() - OF_TRAINING
         network = {name: value for name, value in settings.items() if name not in ours | OF_TRAINING}
         given = {name: value for name, value in settings.items() if name in ours}
-        model = cls(type(policy), env, device=device, policy_kwargs=network, _init_setup_model=False, **given)
+        given |= {"device": device, "policy_kwargs": network, "_init_setup_model": False}
+        model = cls(type(policy), env, **given)
         vars(model).update({name: value for name, value in kwargs.items() if name in ours})
-        if env is not None:
-            check_for_correct_spaces(model.get_env(), policy.observation_space, policy.action_space)
+        if model.env is not None:
+            check_for_correct_spaces(model.env, policy.observation_space, policy.action_space)
         else:
             model.observation_space, model.action_space = policy.observation_space, policy.action_space
             model.n_envs = 1

@@ -115,7 +115,7 @@ class ReplayAlgorithm(BaseAlgorithm):
         self._stream_is_whole = True
 
     def _count_step(self, infos: list[dict[str, Any]], dones: np.ndarray) -> tuple[int, int, int]:
-        """Count one step of every environment.
+        """Count one step of every environment, before the callbacks: what they save is the state after a whole step.
 
         :return: steps, transitions and episodes of the rollout so far
         """
