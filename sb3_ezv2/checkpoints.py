@@ -32,6 +32,7 @@ from sb3_ezv2.common.env_states import (
 )
 from sb3_ezv2.common.files import new_folder, remove_folder, write_text
 from sb3_ezv2.learning.reanalyze import Reanalyzer
+from sb3_ezv2.learning.statistics import DataStatistics
 from sb3_ezv2.model_files import SavedAlgorithm
 from sb3_ezv2.replay.saving import load_buffer, save_buffer
 
@@ -51,6 +52,7 @@ class CheckpointedAlgorithm(SavedAlgorithm):
 
     reanalyzer: Reanalyzer
     rng: np.random.Generator
+    statistics: DataStatistics
     target_version: int
     _random_actions: np.ndarray | None
 
@@ -161,12 +163,14 @@ class CheckpointedAlgorithm(SavedAlgorithm):
 
     def _save_learning_state(self, file: Any) -> None:
         """Write the generators and what is known of the targets."""
-        cache = self.reanalyzer.cache
+        cache, seen = self.reanalyzer.cache, self.statistics.observations
         kept = np.flatnonzero(cache.versions == self.target_version)
         name, keys, place, has_gauss, gauss = np.random.get_state()  # noqa: NPY002  # environments may draw from it
         arrays = {
             **{f"cache/{name}": [array[kept]] for name, array in cache.arrays().items()},
             "cache/slots": [kept],
+            "statistics/mean": [seen.mean],
+            "statistics/var": [seen.var],
             "updates": [self.policy.copies.generator.get_state().numpy()],
             "torch": [th.get_rng_state().numpy()],
             "numpy": [np.asarray(keys)],
@@ -178,6 +182,7 @@ class CheckpointedAlgorithm(SavedAlgorithm):
             "planning": self.policy.rng.bit_generator.state,
             "random": random.getstate(),
             "numpy": [name, place, has_gauss, gauss],
+            "statistics": seen.count,
             "cache_slots": len(cache.versions),
             "device": self.device.type,
             "stream_is_whole": self._stream_is_whole,
@@ -201,6 +206,9 @@ class CheckpointedAlgorithm(SavedAlgorithm):
             self.policy.copies.seed(int(self.rng.integers(2**62)))
         self._random_actions = found.get("random_actions")
         self._stream_is_whole = content["stream_is_whole"]
+        # The model's own copies of the statistics are rounded, and as old as its last refresh.
+        seen = self.statistics.observations
+        seen.mean, seen.var, seen.count = found["statistics/mean"], found["statistics/var"], content["statistics"]
         cache = self.reanalyzer.cache
         cache.clear()
         cache.reserve(content["cache_slots"])

@@ -19,11 +19,12 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ezv2.checkpoints import CheckpointedAlgorithm
 from sb3_ezv2.common.arguments import check_arguments, td_steps_or_default
-from sb3_ezv2.common.spaces import check_action_space, check_observation_space, random_actions
-from sb3_ezv2.common.tensors import torch_threads
+from sb3_ezv2.common.spaces import check_action_space, check_observation_space, named_arrays, random_actions
+from sb3_ezv2.common.tensors import to_tensors, torch_threads
+from sb3_ezv2.compatibility import bring_up_to_date
 from sb3_ezv2.learning.losses import LossCoefficients, tensor_batch
 from sb3_ezv2.learning.reanalyze import MixedValueRule, Reanalyzer
-from sb3_ezv2.learning.statistics import DataStatistics
+from sb3_ezv2.learning.statistics import DataStatistics, set_rewards
 from sb3_ezv2.learning.updates import Updater, UpdateSettings
 from sb3_ezv2.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PlanningPolicy, policy_for
 from sb3_ezv2.replay.buffer import TrajectoryReplayBuffer
@@ -200,6 +201,7 @@ class EfficientZeroV2(CheckpointedAlgorithm):
 
     def _setup_model(self) -> None:
         super()._setup_model()
+        bring_up_to_date(vars(self))
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         check_action_space(self.action_space)
@@ -240,22 +242,15 @@ class EfficientZeroV2(CheckpointedAlgorithm):
         if getattr(self, "policy", None) is not None:
             self.policy.seed_planning(seed)
 
-    def _excluded_save_params(self) -> list[str]:
-        return [
-            *super()._excluded_save_params(),
-            *("replay_buffer", "reanalyzer", "updater", "rng", "_random_actions", "_stream_is_whole"),
-        ]
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        return ["policy", "policy.optimizer"], []
-
     def set_parameters(self, *args: Any, **kwargs: Any) -> None:
         """Set the parameters of the policy and its optimiser; see ``SavedAlgorithm.set_parameters``."""
         super().set_parameters(*args, **kwargs)
         self.reanalyzer.cache.clear()
+        self.statistics.read_observations(self.policy.model)
 
     def _replay_buffer_loaded(self) -> None:
         self.reanalyzer.cache.clear()
+        self.statistics.restart(self._flat(part) for part in self.replay_buffer.stored_observations())
 
     # -- collecting ------------------------------------------------------------------------------------------------
 
@@ -331,9 +326,13 @@ class EfficientZeroV2(CheckpointedAlgorithm):
     ) -> None:
         """Add one step of every environment to the replay buffer and to the statistics."""
         self._add_to_buffer(actions, new_obs, rewards, dones, infos)
-        tensors, _ = self.policy.obs_to_tensor(new_obs)
-        flat = self.policy.model.flatten(self.policy._named_tensors(tensors))
-        self.statistics.update(flat.cpu().numpy(), rewards)
+        assert self._last_original_obs is not None
+        self.statistics.update(self._flat(self._last_original_obs))
+
+    def _flat(self, observations: Any) -> np.ndarray:
+        """Observations of several environments as the model flattens them ``[n, observation_dim]``."""
+        tensors = to_tensors(named_arrays(observations), self.device)
+        return self.policy.model.flatten(tensors).cpu().numpy()
 
     # -- learning --------------------------------------------------------------------------------------------------
 
@@ -382,19 +381,17 @@ class EfficientZeroV2(CheckpointedAlgorithm):
 
     def _refresh_target(self) -> None:
         """Bring the models' statistics up to date and copy the average model to the target model."""
-        policy = self.policy
-        trained = (policy.model, policy.average_model)
-        self.statistics.set_observations(*trained)
-        if self.target_version == 0:
-            self.statistics.set_rewards(*trained)
-        policy.copies.update_target()
-        # After the copy: should the scale change, the target model still gives values in the units it was trained in.
-        self.statistics.set_rewards(*trained)
+        model, average, normalizer = self.policy.model, self.policy.average_model, self._vec_normalize_env
+        self.statistics.set_observations(normalizer, model, average)
+        rewards = self.replay_buffer.stored_rewards(normalizer)
+        # Later the unit of the average follows that of the model as the weights do, see ModelCopies.
+        set_rewards(rewards, *((model, average) if self.target_version == 0 else (model,)))
+        self.policy.copies.update_target()
         self.target_version += 1
 
     def _log_update(self, logs: dict[str, th.Tensor]) -> None:
         """Record the last update."""
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/searched_fraction", self.reanalyzer.searched_fraction)
-        for name, value in logs.items():
-            self.logger.record(f"train/{name}", value.item())
+        for name, value in zip(logs, th.stack(list(logs.values())).tolist(), strict=True):
+            self.logger.record(f"train/{name}", value)

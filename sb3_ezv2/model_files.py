@@ -27,6 +27,15 @@ class SavedAlgorithm(ReplayAlgorithm):
 
     policy: PlanningPolicy
 
+    def _excluded_save_params(self) -> list[str]:
+        return [
+            *super()._excluded_save_params(),
+            *("replay_buffer", "reanalyzer", "updater", "rng", "_random_actions", "_stream_is_whole"),
+        ]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "policy.optimizer"], []
+
     def set_parameters(self, *args: Any, **kwargs: Any) -> None:
         """Set the parameters of the policy and its optimiser; see ``BaseAlgorithm.set_parameters``.
 
@@ -89,8 +98,7 @@ class SavedAlgorithm(ReplayAlgorithm):
             model.observation_space, model.action_space = policy.observation_space, policy.action_space
             model.n_envs = 1
         model._setup_model()
-        for network_copy in (model.policy.model, model.policy.average_model, model.policy.target_model):
-            network_copy.load_state_dict(policy.average_model.state_dict())
+        model.set_parameters({"policy": policy.state_dict()}, exact_match=False)
         return model
 
     def save_policy(self, path: str | Path) -> None:

@@ -240,6 +240,8 @@ class EZV2Policy(PlanningPolicy):
         :mod:`sb3_ezv2.networks.value_prefix`; searches are slower then, because torch evaluates the network
     :param lstm_dim: size of the LSTM that reads the value prefix
     :param prefix_horizon: steps after which the value prefix begins again
+    :param transformed_support: whether rewards and values are read as in release 0.1, in whose models this is set, see
+        :class:`~sb3_ezv2.networks.supports.TransformedSupport`
     :param kwargs: further arguments, see :class:`PlanningPolicy`
     :raises ValueError: if a size of the network is not positive
     """
@@ -256,6 +258,7 @@ class EZV2Policy(PlanningPolicy):
         value_prefix: bool = False,
         lstm_dim: int = 512,
         prefix_horizon: int = 5,
+        transformed_support: bool = False,
         **kwargs: Any,
     ) -> None:
         sizes: dict[str, Any] = {
@@ -267,7 +270,7 @@ class EZV2Policy(PlanningPolicy):
             "prefix_horizon": prefix_horizon,
         }
         check_sizes(sizes)
-        self.network_kwargs = sizes | {"value_prefix": value_prefix}
+        self.network_kwargs = sizes | {"value_prefix": value_prefix, "transformed_support": transformed_support}
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def make_model(self, action_head: DiscreteActionHead | ContinuousActionHead, gamma: float) -> EfficientZeroModel:
@@ -298,6 +301,8 @@ class CnnPolicy(PlanningPolicy):
         :mod:`sb3_ezv2.networks.value_prefix`
     :param lstm_dim: size of the LSTM that reads the value prefix
     :param prefix_horizon: steps after which the value prefix begins again
+    :param transformed_support: whether rewards and values are read as in release 0.1, in whose models this is set, see
+        :class:`~sb3_ezv2.networks.supports.TransformedSupport`
     :param kwargs: further arguments, see :class:`PlanningPolicy`
     :raises ValueError: if the observations are not images of these sizes, or a size of the network is not positive
     """
@@ -319,6 +324,7 @@ class CnnPolicy(PlanningPolicy):
         value_prefix: bool = False,
         lstm_dim: int = 512,
         prefix_horizon: int = 5,
+        transformed_support: bool = False,
         **kwargs: Any,
     ) -> None:
         self.images = image_parts(observation_space, normalize_images)
@@ -340,7 +346,7 @@ class CnnPolicy(PlanningPolicy):
         }
         check_sizes(sizes)
         switches = {"normalize_images": normalize_images, "augment": augment, "value_prefix": value_prefix}
-        self.network_kwargs = sizes | switches
+        self.network_kwargs = sizes | switches | {"transformed_support": transformed_support}
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
         self.normalize_images = normalize_images
 

@@ -53,11 +53,24 @@ class Recorder:
         """
         if self.stream is None:
             return function
-        graph = th.cuda.CUDAGraph()
-        if generator is not None:
+        graph, current = th.cuda.CUDAGraph(), th.cuda.current_stream(self.device)
+        generators = [th.cuda.default_generators[current.device_index], *([] if generator is None else [generator])]
+        states = [(one, one.clone_state()) for one in generators if hasattr(one, "clone_state")]  # since PyTorch 2.4
+        if generator is not None and hasattr(graph, "register_generator_state"):
             graph.register_generator_state(generator)
-        with th.cuda.device(self.device), th.cuda.graph(graph, pool=pool, stream=self.stream):
-            outputs = function()
+        # What other threads do on the device meanwhile is no part of the graph, and no reason to give up.
+        recording = th.cuda.graph(graph, pool=pool, stream=self.stream, capture_error_mode="thread_local")
+        try:
+            with th.cuda.device(self.device), recording:
+                outputs = function()
+        except Exception as error:
+            # PyTorch leaves the stream of a recording that breaks off current, and the random numbers in recording.
+            th.cuda.set_stream(current)
+            for one, state in states:
+                one.graphsafe_set_state(state)
+            if isinstance(error, RuntimeError) and error.__context__ is not None:
+                raise RuntimeError(str(error.__context__)) from error  # the cause, not that the recording is invalid
+            raise
 
         def repeat() -> Output:
             graph.replay()

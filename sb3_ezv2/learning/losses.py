@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from sb3_ezv2.common.tensors import on_device, to_tensors
 from sb3_ezv2.common.type_aliases import TrainingTargets, TrajectoryBatch
 from sb3_ezv2.networks.model import EfficientZeroModel
-from sb3_ezv2.networks.supports import expectation
 
 
 class LossCoefficients(NamedTuple):
@@ -93,8 +92,10 @@ def consistency_loss(
     """
     with th.no_grad():
         real = model.represent({key: value.flatten(0, 1) for key, value in observations.items()}, generator)
-        targets = model.projection(real)
+    # Before the targets: up to version 2.9 of PyTorch, weights that autocast meets without a gradient first get none.
     predictions = model.prediction(model.projection(latents.flatten(0, 1)))
+    with th.no_grad():
+        targets = model.projection(real)
     return -F.cosine_similarity(predictions.float(), targets.float(), dim=-1).view(latents.shape[:2])
 
 
@@ -128,11 +129,11 @@ def unroll_loss(
         reward_logits, value_logits, policies = (output.float() for output in model.unrolled_heads(latents))
         consistency = consistency_loss(model, latents[:, 1:], later, generator)
 
-    scale = model.reward_scale
-    value_targets = model.value_support.encode(batch.values, scale)
+    scale, rewards, values = model.reward_scale, model.reward_support, model.value_support
+    value_logits, value_targets = values.used(value_logits), values.encode(batch.values, scale)
     actions = model.action_head
     terms = {
-        "reward": categorical_loss(reward_logits, model.reward_support.encode(batch.rewards, scale)),
+        "reward": categorical_loss(rewards.used(reward_logits), rewards.encode(batch.rewards, scale)),
         "value": categorical_loss(value_logits, value_targets),
         "policy": -actions.log_likelihood(policies, batch.policy_actions, batch.policy_weights),
         "consistency": consistency,
@@ -153,10 +154,8 @@ def unroll_loss(
     total = (batch.weights * per_sample).mean() / n_steps
 
     with th.no_grad():
-        bound = model.value_support.bound
-        predicted = expectation(value_logits[:, 0], -bound, bound)
-        target = expectation(value_targets[:, 0].clamp(min=1e-30).log(), -bound, bound)
+        priorities = model.value_distance(values.decode(value_logits[:, 0], scale), batch.values[:, 0])
         logs = {f"{name}_loss": (terms[name] * masks[name]).sum() / masks[name].sum().clamp(min=1.0) for name in terms}
-        logs["value_target_outside_rate"] = model.value_support.outside(batch.values, scale).float().mean()
-        logs["reward_outside_rate"] = model.reward_support.outside(batch.rewards, scale).float().mean()
-    return LossOutput(total, (predicted - target).abs(), logs)
+        logs["value_target_outside_rate"] = values.outside(batch.values, scale).float().mean()
+        logs["reward_outside_rate"] = rewards.outside(batch.rewards, scale).float().mean()
+    return LossOutput(total, priorities, logs)

@@ -9,7 +9,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ezv2.common.tensors import to_tensors
 from sb3_ezv2.common.type_aliases import Plan, PolicyTargets, TrainingTargets, TrajectoryBatch
-from sb3_ezv2.learning.targets import MultiStepReturns, ends_soon, loss_masks, n_step_returns, uses_td, value_prefixes
+from sb3_ezv2.learning.targets import MultiStepReturns, loss_masks, n_step_returns, uses_td, value_prefixes
 from sb3_ezv2.networks.model import EfficientZeroModel, ImageModel
 from sb3_ezv2.planning.planner import Planner
 from sb3_ezv2.replay.buffer import TrajectoryReplayBuffer
@@ -142,7 +142,7 @@ class Reanalyzer:
         )
         td_steps = batch.rewards.shape[1] - unroll
         returns = n_step_returns(batch.rewards, batch.n_ahead, batch.terminated, self.planner.discount, td_steps)
-        td = uses_td(batch.ages, ends_soon(returns.discounts, batch.n_ahead), *rule)
+        td = uses_td(batch.ages, batch.n_ahead, *rule)
         return TrainingTargets(
             rewards=rewards if prefix is None else value_prefixes(rewards, prefix.horizon),
             values=np.where(td, td_values(batch, returns, td, buffer, model, env), search_values),

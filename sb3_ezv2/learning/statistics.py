@@ -1,45 +1,104 @@
-"""Running statistics of the collected data and how they enter the model."""
+"""Statistics of the collected data and how they enter the model: the scale of observations and of rewards."""
+
+from collections.abc import Iterator
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ezv2.networks.model import MARGIN, EfficientZeroModel
+from sb3_ezv2.networks.model import EfficientZeroModel
 
 VARIANCE_FLOOR = 1e-8
+FAR, N_KNOWN = 10.0, 100
+"""An observation counts as at most this many standard deviations away from the mean, once so many are known. A sensor
+that reports a huge number for "nothing seen" would otherwise make everything else look the same."""
+
+
+def typical_size(rewards: np.ndarray) -> float:
+    """``(mean of sqrt(|r|) over rewards that are not zero)^2``: the unit of rewards and values.
+
+    It has the units of a reward and is larger for larger rewards, but a rare one counts little: one reward of 10,000
+    among 10,000 of size 1 gives 1.02. It is 0 if there is no reward at all.
+
+    :param rewards: ``[n]``
+    """
+    sizes = np.abs(np.asarray(rewards, np.float64))
+    sizes = sizes[sizes > 0.0]
+    return float(np.sqrt(sizes).mean() ** 2) if len(sizes) > 0 else 0.0
+
+
+def set_rewards(rewards: np.ndarray, *models: EfficientZeroModel) -> None:
+    """Set the unit of rewards and values, and how far their supports reach, from all rewards that are stored.
+
+    Nothing is remembered: the unit follows the rewards as they are now, under the present normalisation.
+
+    :param rewards: ``[n]``
+    :param models: to be set
+    """
+    unit = typical_size(rewards)
+    if unit > 0.0:
+        largest = float(np.abs(rewards).max())
+        for model in models:
+            model.set_rewards(unit, largest)
+
+
+def normalised_outside(model: EfficientZeroModel, env: VecNormalize | None) -> np.ndarray:
+    """Which numbers of a flattened observation ``[observation_dim]`` a ``VecNormalize`` has normalised already."""
+    keys = [] if env is None or not env.norm_obs else (env.norm_obs_keys or ["observation"])
+    parts = [np.full(get_flattened_obs_dim(space), key in keys) for key, space in model.flat_parts().items()]
+    return np.concatenate([np.empty(0, bool), *parts])
 
 
 class DataStatistics:
-    """Mean and variance of the observations, and the largest reward.
+    """Mean and variance of the observations as the environment gives them.
 
     :param observation_dim: size of the flattened observation
     """
 
     def __init__(self, observation_dim: int) -> None:
         self.observations = RunningMeanStd(shape=(observation_dim,))
-        self.largest_reward = 0.0
 
-    def update(self, observations: np.ndarray, rewards: np.ndarray) -> None:
+    def update(self, observations: np.ndarray) -> None:
         """Take in one step of every environment.
 
-        :param observations: flattened ``[n_envs, observation_dim]``
-        :param rewards: ``[n_envs]``
+        :param observations: flattened ``[n, observation_dim]``
         """
-        self.observations.update(observations)
-        self.largest_reward = max(self.largest_reward, float(np.abs(rewards).max()))
+        known = self.observations
+        if known.count > N_KNOWN:
+            far = FAR * np.sqrt(known.var)
+            moving = far > 0.0
+            clipped = np.clip(observations, known.mean - far, known.mean + far)
+            observations = np.where(moving, clipped, observations)
+        known.update(np.asarray(observations, np.float64))
 
-    def set_observations(self, *models: EfficientZeroModel) -> None:
-        """Bring the models' normalisation of the observations up to date."""
-        for model in models:
-            model.observation_mean.copy_(th.as_tensor(self.observations.mean))
-            model.observation_std.copy_(th.as_tensor(np.sqrt(self.observations.var + VARIANCE_FLOOR)))
+    def restart(self, batches: Iterator[np.ndarray]) -> None:
+        """Begin again with other data.
 
-    def set_rewards(self, *models: EfficientZeroModel) -> None:
-        """Set the reward scale to the largest reward, if there was none before or if rewards have left the supports.
+        :param batches: of flattened observations ``[n, observation_dim]``
+        """
+        self.observations = RunningMeanStd(shape=self.observations.mean.shape)
+        for observations in batches:
+            self.update(observations)
 
-        It stays as it is otherwise: every change makes a model learn its rewards and values anew.
+    def set_observations(self, env: VecNormalize | None, *models: EfficientZeroModel) -> None:
+        """Bring the models' normalisation of the observations up to date.
+
+        :param env: what it normalises is left as it is
+        :param models: to be set
         """
         for model in models:
-            ratio = self.largest_reward / float(model.reward_scale)
-            if (model.reward_is_unscaled and ratio > 0) or ratio > MARGIN:
-                model.rescale(self.largest_reward)
+            done = normalised_outside(model, env)
+            model.observation_mean.copy_(th.as_tensor(np.where(done, 0.0, self.observations.mean)))
+            std = np.sqrt(self.observations.var + VARIANCE_FLOOR)
+            model.observation_std.copy_(th.as_tensor(np.where(done, 1.0, std)))
+            model.observation_count.fill_(self.observations.count)
+
+    def read_observations(self, model: EfficientZeroModel) -> None:
+        """Go on from the statistics that came with a model's parameters, unless they are these, rounded."""
+        count = model.observation_count.item()
+        if count not in (0.0, self.observations.count):
+            self.observations.mean = model.observation_mean.cpu().numpy().astype(np.float64)
+            self.observations.var = model.observation_std.cpu().numpy().astype(np.float64) ** 2
+            self.observations.count = float(count)

@@ -9,9 +9,6 @@ import numpy as np
 
 from sb3_ezv2.common.type_aliases import Masks
 
-SOON = 5
-"""Transitions before a terminal end in which the multi-step return is the value target at any age."""
-
 
 class MultiStepReturns(NamedTuple):
     """``target_j = sums_j + discounts_j * v(state bootstrap_j)``, each ``[batch, unroll + 1]``."""
@@ -48,30 +45,20 @@ def n_step_returns(
     return MultiStepReturns(sums.astype(np.float32), bootstrap, discounts.astype(np.float32))
 
 
-def ends_soon(discounts: np.ndarray, n_ahead: np.ndarray) -> np.ndarray:
-    """Which states have a terminal end at most :data:`SOON` transitions ahead that their multi-step return reaches.
-
-    :param discounts: of the values that the multi-step returns bootstrap from ``[batch, unroll + 1]``
-    :param n_ahead: transitions that follow position 0 ``[batch]``
-    :return: ``[batch, unroll + 1]`` bool
-    """
-    return (discounts == 0.0) & (n_ahead[:, None] - np.arange(discounts.shape[1]) <= SOON)
-
-
-def uses_td(ages: np.ndarray, end_soon: np.ndarray, td_phase: bool, fresh: float) -> np.ndarray:
+def uses_td(ages: np.ndarray, n_ahead: np.ndarray, td_phase: bool, fresh: float) -> np.ndarray:
     """Which states take the multi-step return in the mixed value target (EfficientZero V2, section 4.3).
 
-    The others take the value of the search. Shortly before a terminal end the return is what happened and holds no
-    estimate, and little of it depends on later actions; these states take it at any age, because a search that does not
-    foresee a rare end would confirm its own error.
+    The others take the value of the search. The last observation of a trajectory takes it always: it is never searched,
+    and its multi-step return is the network's value of it, which is what the returns before it bootstrap from.
 
     :param ages: observations stored since each state ``[batch, unroll + 1]``
-    :param end_soon: from :func:`ends_soon` ``[batch, unroll + 1]``
+    :param n_ahead: transitions that follow position 0 ``[batch]``
     :param td_phase: whether fewer than T1 updates have been made; then all states do
     :param fresh: T2, the age up to which a state does at any time
     :return: ``[batch, unroll + 1]`` bool
     """
-    return (ages <= fresh) | end_soon | td_phase
+    last = np.arange(ages.shape[1]) >= n_ahead[:, None]
+    return (ages <= fresh) | last | td_phase
 
 
 def value_prefixes(rewards: np.ndarray, horizon: int) -> np.ndarray:
@@ -91,18 +78,19 @@ def loss_masks(n_ahead: np.ndarray, terminated: np.ndarray, unroll: int) -> Mask
     """Which terms count around the end of an episode.
 
     Past a terminal state the model is absorbing: reward 0 and value 0 are trained there, without policy and
-    consistency. Past any other end nothing is trained; the value of that last state is known only through itself and
-    is left out as well.
+    consistency. Any other last observation (of a truncated episode, or the newest one of a stream) has a value, the
+    network's own of what was observed there; past it nothing is trained.
 
     :param n_ahead: transitions that follow the sampled position ``[batch]``
     :param terminated: whether the state after them is terminal ``[batch]``
     :param unroll: dynamics steps of the loss
     """
-    has_successor = np.arange(unroll + 1) < n_ahead[:, None]
-    known = has_successor | terminated[:, None]
+    positions = np.arange(unroll + 1)
+    has_successor = positions < n_ahead[:, None]
+    observed = positions <= n_ahead[:, None]
     return Masks(
-        rewards=known[:, :-1].astype(np.float32),
-        values=known.astype(np.float32),
+        rewards=(has_successor | terminated[:, None])[:, :-1].astype(np.float32),
+        values=(observed | terminated[:, None]).astype(np.float32),
         policies=has_successor.astype(np.float32),
         consistency=has_successor[:, :-1].astype(np.float32),
     )

@@ -86,7 +86,8 @@ class RecordedUpdate:
 
     def __call__(self, batch: TensorBatch) -> UpdateOutput:
         """Update with this batch and the optimiser's present learning rate; the next call overwrites the output."""
-        th._foreach_copy_(_parts(self.batch), _parts(batch))
+        for ours, theirs in zip(_parts(self.batch), _parts(batch), strict=True):
+            ours.copy_(theirs)
         for rate, group in zip(self.rates, self.copies.optimizer.param_groups, strict=True):
             rate.fill_(group["lr"])
         output = self.repeat()

@@ -9,13 +9,12 @@ from sb3_ezv2.networks.cnn import ConvDynamics, ConvRepresentation, SpatialHeads
 from sb3_ezv2.networks.layers import Heads
 from sb3_ezv2.networks.mlp import MlpDynamics, MlpRepresentation
 from sb3_ezv2.networks.model import (
-    N_REWARD_BINS,
-    N_VALUE_BINS,
     EfficientZeroModel,
     ImageModel,
     ModelParts,
     flat_size,
     reward_support,
+    value_support,
 )
 from sb3_ezv2.networks.value_prefix import ValuePrefix
 
@@ -34,6 +33,7 @@ def vector_model(
     value_prefix: bool,
     lstm_dim: int,
     prefix_horizon: int,
+    transformed_support: bool,
 ) -> EfficientZeroModel:
     """World model for observations that are flattened.
 
@@ -47,14 +47,19 @@ def vector_model(
     :param value_prefix: whether sums of rewards are predicted instead of single rewards
     :param lstm_dim: size of the LSTM that reads the value prefix
     :param prefix_horizon: steps after which the value prefix begins again
+    :param transformed_support: whether scalars are read by a
+        :class:`~sb3_ezv2.networks.supports.TransformedSupport`
     """
     observation_dim = flat_size(observation_space)
-    n_bins = reward_support(prefix_horizon).n_bins
+    rewards = reward_support(prefix_horizon if value_prefix else 1, transformed_support)
+    values = value_support(discount, transformed_support)
+    # A value prefix reads the features of the first head itself.
+    outputs = (None if value_prefix else rewards.n_bins, values.n_bins, action_head.output_dim)
     norm = nn.LayerNorm(lstm_dim)
     parts = ModelParts(
         representation=MlpRepresentation(observation_dim, latent_dim, hidden_dim, n_blocks),
         dynamics=MlpDynamics(action_head.encoded_dim, latent_dim, hidden_dim, n_blocks),
-        heads=Heads(latent_dim, hidden_dim, _output_dims(value_prefix, action_head)),
+        heads=Heads(latent_dim, hidden_dim, outputs),
         projection=nn.Sequential(
             nn.Linear(latent_dim, projection_dim),
             nn.LayerNorm(projection_dim),
@@ -68,7 +73,9 @@ def vector_model(
             nn.ReLU(),
             nn.Linear(latent_dim, latent_dim),
         ),
-        value_prefix=ValuePrefix(hidden_dim, lstm_dim, hidden_dim, n_bins, prefix_horizon, norm)
+        reward_support=rewards,
+        value_support=values,
+        value_prefix=ValuePrefix(hidden_dim, lstm_dim, hidden_dim, rewards.n_bins, prefix_horizon, norm)
         if value_prefix
         else None,
     )
@@ -91,6 +98,7 @@ def image_model(
     value_prefix: bool,
     lstm_dim: int,
     prefix_horizon: int,
+    transformed_support: bool,
 ) -> ImageModel:
     """World model for images (EfficientZero V2, appendix on architectures).
 
@@ -109,6 +117,8 @@ def image_model(
     :param value_prefix: whether sums of rewards are predicted instead of single rewards
     :param lstm_dim: size of the LSTM that reads the value prefix
     :param prefix_horizon: steps after which the value prefix begins again
+    :param transformed_support: whether scalars are read by a
+        :class:`~sb3_ezv2.networks.supports.TransformedSupport`
     """
     images = image_parts(observation_space, normalize_images)
     size = image_size(next(iter(images.values())))
@@ -117,7 +127,11 @@ def image_model(
     if hidden_dim is None:
         discrete = isinstance(action_head, DiscreteActionHead)
         hidden_dim = HIDDEN_DIM_DISCRETE if discrete else HIDDEN_DIM_CONTINUOUS
-    n_features, n_bins = head_channels * height * width, reward_support(prefix_horizon).n_bins
+    n_features = head_channels * height * width
+    rewards = reward_support(prefix_horizon if value_prefix else 1, transformed_support)
+    values = value_support(discount, transformed_support)
+    # A value prefix reads the features of the first head itself.
+    outputs = (None if value_prefix else rewards.n_bins, values.n_bins, action_head.output_dim)
     norm = nn.BatchNorm1d(lstm_dim)
     parts = ModelParts(
         representation=ConvRepresentation(
@@ -128,7 +142,7 @@ def image_model(
             (latent_channels, height, width),
             head_channels,
             hidden_dim,
-            _output_dims(value_prefix, action_head),
+            outputs,
         ),
         projection=nn.Sequential(
             nn.Flatten(),
@@ -147,15 +161,10 @@ def image_model(
             nn.ReLU(),
             nn.Linear(prediction_dim, projection_dim),
         ),
-        value_prefix=ValuePrefix(n_features, lstm_dim, hidden_dim, n_bins, prefix_horizon, norm)
+        reward_support=rewards,
+        value_support=values,
+        value_prefix=ValuePrefix(n_features, lstm_dim, hidden_dim, rewards.n_bins, prefix_horizon, norm)
         if value_prefix
         else None,
     )
     return ImageModel(observation_space, images, action_head, discount, parts, normalize_images, augment)
-
-
-def _output_dims(
-    value_prefix: bool, action_head: DiscreteActionHead | ContinuousActionHead
-) -> tuple[int | None, int, int]:
-    """Outputs of the heads for rewards, values and policies; a value prefix reads the features of the first itself."""
-    return None if value_prefix else N_REWARD_BINS, N_VALUE_BINS, action_head.output_dim

@@ -6,6 +6,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch as th
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sb3_ezv2.networks.model import EfficientZeroModel
 
@@ -109,12 +110,17 @@ class ModelCopies:
             self.generator.manual_seed(seed)
 
     def update_average(self, tau: float) -> None:
-        """Move the average by the share ``tau`` towards the model; statistics of batches are copied."""
+        """Move the average by the share ``tau`` towards the model; statistics of batches are copied.
+
+        The unit of rewards moves with the weights, which predict in it.
+        """
+        get_ema_multi_avg_fn(1.0 - tau)(self.averaged, self.trained, None)
         with th.no_grad():
-            th._foreach_lerp_(self.averaged, self.trained, tau)
+            unit = self.average.reward_scale.lerp(self.model.reward_scale, tau)
             for ours, theirs in self.with_buffers:
                 for statistic, newest in zip(ours.buffers(False), theirs.buffers(False), strict=True):
                     statistic.copy_(newest)
+            self.average.reward_scale.copy_(unit)
 
     def update_target(self) -> None:
         """Copy the average, its statistics included, to the target."""

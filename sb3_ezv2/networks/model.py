@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
@@ -16,16 +16,19 @@ from sb3_ezv2.networks.augmentation import random_intensity, random_shift
 from sb3_ezv2.networks.cnn import ConvDynamics, ConvRepresentation, SpatialHeads
 from sb3_ezv2.networks.layers import Heads
 from sb3_ezv2.networks.mlp import MlpDynamics, MlpRepresentation
-from sb3_ezv2.networks.supports import compress, decompress, expectation, two_hot
+from sb3_ezv2.networks.supports import Support, TransformedSupport, compress
 from sb3_ezv2.networks.value_prefix import ValuePrefix
 
 REWARD, VALUE, POLICY = range(3)
 """Order of the heads."""
 N_REWARD_BINS, N_VALUE_BINS = 51, 251
 MARGIN = 8.0
-"""Supports reach to rewards of this many times the reward scale, and to the value of such a reward at every step."""
-MAX_HORIZON = 1000.0
-"""Steps that the value's support allows for where the discount is nearly or exactly 1."""
+"""Supports are dense up to rewards of this many times the reward scale, and to the value of such a reward at every
+step."""
+MAX_HORIZON = 1_000.0
+"""Steps that the dense part of the value's support allows for where the discount is nearly or exactly 1."""
+MAX_STEPS_OF_VALUE = 100_000.0
+"""Steps that the reach of the value's support allows for there."""
 
 
 class ModelParts(NamedTuple):
@@ -36,6 +39,8 @@ class ModelParts(NamedTuple):
     heads: Heads | SpatialHeads  # [..., *latent] -> rewards, values and policies
     projection: nn.Module  # [batch, *latent] -> [batch, n]
     prediction: nn.Module  # [batch, n] -> [batch, n]
+    reward_support: Support  # of the reward head, or of the value prefix
+    value_support: Support
     value_prefix: ValuePrefix | None = None  # reads what the reward head gives; without, that is the reward's logits
 
 
@@ -49,34 +54,29 @@ class NetworkOutput(NamedTuple):
     memories: th.Tensor  # [batch, memory_dim], what the reward of the next step depends on besides the latent state
 
 
-class CategoricalScalar:
-    """Reads and writes scalars as categories: ``scale * decompress(E[support])``.
+def horizon(discount: float, most: float) -> float:
+    """Steps that a reward at every step is worth, ``1 / (1 - discount)``, at most ``most``."""
+    return 1.0 / max(1.0 - discount, 1.0 / most)
 
-    :param bound: the support reaches from ``-bound`` to ``bound`` in compressed units
-    :param n_bins: number of points of the support
+
+def reward_support(n_steps: int = 1, transformed: bool = False) -> Support:
+    """Support for sums of up to ``n_steps`` rewards; its points are as close as those for single rewards.
+
+    :param n_steps: 1 for single rewards, the horizon of a value prefix
+    :param transformed: whether it is a :class:`~sb3_ezv2.networks.supports.TransformedSupport`
     """
-
-    def __init__(self, bound: float, n_bins: int) -> None:
-        self.bound = bound
-        self.n_bins = n_bins
-
-    def decode(self, logits: th.Tensor, scale: th.Tensor) -> th.Tensor:
-        """Scalars ``[...]`` in the environment's units from ``logits [..., n_bins]``."""
-        return scale * decompress(expectation(logits, -self.bound, self.bound))
-
-    def encode(self, scalars: th.Tensor, scale: th.Tensor) -> th.Tensor:
-        """Target distribution ``[..., n_bins]`` of ``scalars [...]``."""
-        return two_hot(compress(scalars / scale), -self.bound, self.bound, self.n_bins)
-
-    def outside(self, scalars: th.Tensor, scale: th.Tensor) -> th.Tensor:
-        """Whether the support is too small for these scalars ``[...]``."""
-        return compress(scalars / scale).abs() > self.bound
+    single, bound = (float(compress(th.tensor(MARGIN * n))) for n in (1, n_steps))
+    n_bins = 2 * math.ceil((N_REWARD_BINS // 2) * bound / single) + 1
+    return (TransformedSupport if transformed else Support)(MARGIN * n_steps, n_bins)
 
 
-def reward_support(horizon: int = 1) -> CategoricalScalar:
-    """Support for sums of up to ``horizon`` rewards; its points are as close as those for single rewards."""
-    single, bound = (float(compress(th.tensor(MARGIN * n))) for n in (1, horizon))
-    return CategoricalScalar(bound, 2 * math.ceil((N_REWARD_BINS // 2) * bound / single) + 1)
+def value_support(discount: float, transformed: bool = False) -> Support:
+    """Support for values.
+
+    :param discount: of one step
+    :param transformed: whether it is a :class:`~sb3_ezv2.networks.supports.TransformedSupport`
+    """
+    return (TransformedSupport if transformed else Support)(MARGIN * horizon(discount, MAX_HORIZON), N_VALUE_BINS)
 
 
 class EfficientZeroModel(nn.Module):
@@ -87,15 +87,15 @@ class EfficientZeroModel(nn.Module):
 
     :param observation_space: any space that SB3 can flatten
     :param action_head: encoding of the actions and policy over them
-    :param discount: of one step; with the reward scale it sets the reach of the value's support
+    :param discount: of one step; with the rewards it sets the reach of the value's support
     :param observation_dim: size of what :meth:`flatten` returns
     :param parts: the networks, see :mod:`sb3_ezv2.networks.builders`
     """
 
     observation_mean: th.Tensor
     observation_std: th.Tensor
+    observation_count: th.Tensor
     reward_scale: th.Tensor
-    reward_is_unscaled: th.Tensor
 
     def __init__(
         self,
@@ -108,14 +108,13 @@ class EfficientZeroModel(nn.Module):
         super().__init__()
         self.spaces = named_spaces(observation_space)
         self.action_head = action_head
-        horizon = 1.0 / max(1.0 - discount, 1.0 / MAX_HORIZON)
-        self.reward_support = reward_support(parts.value_prefix.horizon if parts.value_prefix else 1)
-        self.value_support = CategoricalScalar(float(compress(th.tensor(MARGIN * horizon))), N_VALUE_BINS)
-
+        self.n_steps_of_value = horizon(discount, MAX_STEPS_OF_VALUE)
+        self.reward_support = parts.reward_support
+        self.value_support = parts.value_support
         self.register_buffer("observation_mean", th.zeros(observation_dim))
         self.register_buffer("observation_std", th.ones(observation_dim))
+        self.register_buffer("observation_count", th.zeros((), dtype=th.float64))
         self.register_buffer("reward_scale", th.ones(()))
-        self.register_buffer("reward_is_unscaled", th.ones((), dtype=th.bool))
         self.representation = parts.representation
         self.dynamics = parts.dynamics
         self.heads = parts.heads
@@ -124,9 +123,18 @@ class EfficientZeroModel(nn.Module):
         self.value_prefix = parts.value_prefix
         self.memory_dim = self.value_prefix.memory_dim if self.value_prefix else 0
 
+    def flat_parts(self) -> dict[str, spaces.Space]:
+        """Parts of the observation that :meth:`flatten` joins, by key."""
+        return self.spaces
+
     def flatten(self, observations: dict[str, th.Tensor]) -> th.Tensor:
-        """Observations by key as vectors ``[batch, observation_dim]``, one-hot where discrete, images in [0, 1]."""
-        return th.cat([_flat(observations[key], space) for key, space in self.spaces.items()], dim=1)
+        """Observations by key as vectors ``[batch, observation_dim]``, one-hot where discrete.
+
+        Of a ``Dict`` with images that is everything but the images; ``observation_dim`` may be 0.
+        """
+        others = [_flat(observations[key], space) for key, space in self.flat_parts().items()]
+        n = len(next(iter(observations.values())))
+        return th.cat(others, dim=1) if others else self.reward_scale.new_empty(n, 0)
 
     def normalised(self, observations: dict[str, th.Tensor]) -> th.Tensor:
         """What :meth:`flatten` returns in standard deviations, compressed."""
@@ -147,14 +155,27 @@ class EfficientZeroModel(nn.Module):
         logits = self.heads.one(self.represent(observations), VALUE)
         return self.value_support.decode(logits, self.reward_scale)
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """As every module; release 0.1 saved one number more, and others less."""
+        state_dict.pop(f"{prefix}reward_is_unscaled", None)
+        for name, value in self.named_buffers(prefix.removesuffix(".")):
+            if name.endswith(("observation_count", "support.reach")):
+                state_dict.setdefault(name, value.clone())
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     @th.no_grad()
-    def rescale(self, reward_scale: float) -> None:
-        """Change the unit of rewards and values and let both predictions start again at zero."""
-        self.reward_scale.fill_(reward_scale)
-        self.reward_is_unscaled.fill_(False)
-        self.heads.reset_outputs((REWARD, VALUE))
-        if self.value_prefix is not None:
-            self.value_prefix.reset_output()
+    def set_rewards(self, unit: float, largest: float) -> None:
+        """Set the unit of rewards and values and how far both supports reach.
+
+        :param unit: of rewards and values, positive
+        :param largest: absolute reward that was observed; values reach to such a reward at every step
+        """
+        if isinstance(self.value_support, TransformedSupport):
+            return
+        self.reward_scale.fill_(unit)
+        n_steps = self.value_prefix.horizon if self.value_prefix else 1
+        self.reward_support.set_reach(largest / unit * n_steps)
+        self.value_support.set_reach(largest / unit * self.n_steps_of_value)
 
     def value_distance(self, values: th.Tensor, others: th.Tensor) -> th.Tensor:
         """``|h(v) - h(w)|`` of values in the environment's units: the distance that the value loss sees."""
@@ -233,11 +254,9 @@ class ImageModel(EfficientZeroModel):
         self.normalize_images = normalize_images
         self.augment = augment
 
-    def flatten(self, observations: dict[str, th.Tensor]) -> th.Tensor:
-        """All but the images as vectors ``[batch, observation_dim]``; ``observation_dim`` may be 0."""
-        others = [_flat(observations[key], space) for key, space in self.spaces.items() if key not in self.images]
-        n = len(next(iter(observations.values())))
-        return th.cat(others, dim=1) if others else self.reward_scale.new_empty(n, 0)
+    def flat_parts(self) -> dict[str, spaces.Space]:
+        """All but the images."""
+        return {key: space for key, space in self.spaces.items() if key not in self.images}
 
     def represent(self, observations: dict[str, th.Tensor], generator: th.Generator | None = None) -> th.Tensor:
         """Latent states ``[batch, channels, height, width]`` of images and all the rest.

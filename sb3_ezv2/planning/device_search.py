@@ -115,13 +115,19 @@ class RecordedSearch:
     :param explore: see :func:`search_in_tensors`
     :param settings: see :func:`search_in_tensors`
     :param compiled: whether to compile what every simulation calls
+    :param pool: memory for the recording, see :meth:`~sb3_ezv2.common.recording.Recorder.capture`
     """
 
     def __init__(
-        self, model: EfficientZeroModel, inputs: SearchInputs, explore: bool, settings: SearchSettings, compiled: bool
+        self,
+        model: EfficientZeroModel,
+        inputs: SearchInputs,
+        explore: bool,
+        settings: SearchSettings,
+        compiled: bool,
+        pool: Any = None,
     ) -> None:
         self.inputs = inputs
-        self.addresses = addresses_of(model)
         recorder = Recorder(model.reward_scale.device)
         run = partial(search_in_tensors, inputs=inputs, explore=explore, settings=settings)
         operations = compiled_operations() if compiled else Operations()
@@ -138,7 +144,7 @@ class RecordedSearch:
         self.run = partial(run, operations=operations)
         self.repeat: Callable[[], th.Tensor] | None = None
         try:
-            self.repeat = recorder.capture(partial(self.run, model), _pool(recorder.device))
+            self.repeat = recorder.capture(partial(self.run, model), pool)
         except RuntimeError as error:
             warnings.warn(f"the search is slower because no CUDA graph can be recorded: {error}", stacklevel=2)
 
@@ -147,18 +153,29 @@ class RecordedSearch:
         return self.repeat() if self.repeat is not None else self.run(model)
 
 
-_SEARCHES: WeakKeyDictionary[EfficientZeroModel, dict[tuple, RecordedSearch]] = WeakKeyDictionary()
+class ModelSearches:
+    """The recorded searches of one model, in memory that they share.
+
+    They follow each other, and none reads what another one left there. They are given up together when the model's
+    tensors lie elsewhere, and their memory with them: PyTorch records nothing more in memory whose last recording is
+    gone. For the same reason no two models share it.
+
+    :param model: not kept
+    """
+
+    def __init__(self, model: EfficientZeroModel) -> None:
+        self.addresses = addresses_of(model)
+        self.by_kind: dict[tuple, RecordedSearch] = {}
+        self.pool = th.cuda.graph_pool_handle() if model.reward_scale.device.type == "cuda" else None
 
 
-@lru_cache
-def _pool(device: th.device) -> Any:
-    """Memory that all recorded searches share: they follow each other, and none reads what another one left there."""
-    return th.cuda.graph_pool_handle() if device.type == "cuda" else None
+_SEARCHES: WeakKeyDictionary[EfficientZeroModel, ModelSearches] = WeakKeyDictionary()
 
 
 def recorded_searches(model: EfficientZeroModel) -> list[RecordedSearch]:
     """What :func:`plan_on_device` keeps for a model, one for every kind and size of search."""
-    return list(_SEARCHES.get(model, {}).values())
+    searches = _SEARCHES.get(model)
+    return [] if searches is None else list(searches.by_kind.values())
 
 
 def plan_on_device(
@@ -180,14 +197,15 @@ def plan_on_device(
     """
     n, device = len(next(iter(observations.values()))), model.reward_scale.device
     rows = max(FEWEST_ROWS, 1 << (n - 1).bit_length())
-    searches = _SEARCHES.setdefault(model, {})
+    searches = _SEARCHES.get(model)
+    if searches is None or searches.addresses != addresses_of(model):
+        searches = _SEARCHES[model] = ModelSearches(model)
     key = (rows, explore, settings, *((name, part.dtype, part.shape[1:]) for name, part in observations.items()))
-    search = searches.get(key)
+    search = searches.by_kind.get(key)
     noise = noise_on_device(noise, device)
-    if search is None or search.addresses != addresses_of(model):
-        searches.pop(key, None)
-        inputs = _static_inputs(observations, noise, rows)
-        search = searches[key] = RecordedSearch(model, inputs, explore, settings, compiled=device.type == "cuda")
+    if search is None:
+        inputs, on_gpu = _static_inputs(observations, noise, rows), device.type == "cuda"
+        search = searches.by_kind[key] = RecordedSearch(model, inputs, explore, settings, on_gpu, searches.pool)
     _fill(search.inputs, observations, noise, n)
     head = model.action_head
     action_dim = head.encoded_dim if isinstance(head, ContinuousActionHead) else 0

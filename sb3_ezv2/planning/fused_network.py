@@ -10,7 +10,18 @@ import numpy as np
 from sb3_ezv2.common.compilation import inlined, inlined_arithmetic
 from sb3_ezv2.networks.action_heads import MAX_ACTION, MEAN_BOUND, MIN_FLATTENED_STD, MIN_STD
 from sb3_ezv2.networks.supports import EPSILON
-from sb3_ezv2.planning.fused_weights import ADD, DECODE, LINEAR, NORM, NORM_EPSILON, RELU, TANH, Block, ModelWeights
+from sb3_ezv2.planning.fused_weights import (
+    ADD,
+    DECODE,
+    LINEAR,
+    NORM,
+    NORM_EPSILON,
+    RELU,
+    TANH,
+    TRANSFORMED,
+    Block,
+    ModelWeights,
+)
 from sb3_ezv2.search.exponential import exponential
 
 BLAS_ROWS = 32
@@ -120,24 +131,29 @@ def _apply_norm(parameters: np.ndarray, x: np.ndarray, n: int, dim: int, form: i
 
 
 @inlined
-def _decode(parameters: np.ndarray, logits: np.ndarray, n: int, n_bins: int, out: np.ndarray) -> None:
-    """``scale * decompress(E[support])`` of every row; see :mod:`sb3_ezv2.networks.supports`."""
-    bound, scale = np.float64(parameters[0]), np.float64(parameters[1])
+def _decode(parameters: np.ndarray, logits: np.ndarray, n: int, n_bins: int, form: int, out: np.ndarray) -> None:
+    """The scalars of every row; see :class:`sb3_ezv2.networks.supports.Support`."""
+    scale, reach, points = np.float64(parameters[0]), parameters[1], parameters[2 : 2 + n_bins]
+    first = 0
+    while form != TRANSFORMED and points[first] < -reach:
+        first += 1
     for i in range(n):
         row = logits[i * n_bins :]
-        largest = row[0]
-        for j in range(n_bins):
+        largest = row[first]
+        for j in range(first, n_bins - first):
             largest = row[j] if row[j] > largest else largest
         total, weighted = 0.0, 0.0
-        for j in range(n_bins):
+        for j in range(first, n_bins - first):
             p = np.float64(exponential(row[j] - largest))
             total += p
-            weighted += p * j
-        y = bound * (2.0 * weighted / (total * (n_bins - 1)) - 1.0)
-        root = np.sqrt(1.0 + 4.0 * EPSILON * (1.0 + EPSILON + abs(y)))
-        u_minus_1 = 2.0 * abs(y) / (root + (1.0 + 2.0 * EPSILON))
-        size = scale * u_minus_1 * (u_minus_1 + 2.0)
-        out[i] = -size if y < 0.0 else size
+            weighted += p * points[j]
+        y = weighted / total
+        if form == TRANSFORMED:
+            root = np.sqrt(1.0 + 4.0 * EPSILON * (1.0 + EPSILON + abs(y)))
+            u_minus_1 = 2.0 * abs(y) / (root + (1.0 + 2.0 * EPSILON))
+            size = u_minus_1 * (u_minus_1 + 2.0)
+            y = -size if y < 0.0 else size
+        out[i] = scale * y
 
 
 @inlined_arithmetic
@@ -162,7 +178,7 @@ def run_layers(flat: np.ndarray, layers: np.ndarray, memory: np.ndarray, n: int)
         elif kind == NORM:
             _apply_norm(flat[at:], x, n, n_inputs, form, out)
         elif kind == DECODE:
-            _decode(flat[at:], x, n, n_inputs, out)
+            _decode(flat[at:], x, n, n_inputs, form, out)
         else:  # JOIN
             for i in range(n):
                 for j in range(n_inputs):

@@ -16,13 +16,15 @@ from torch import nn
 from sb3_ezv2.common.tensors import addresses_of
 from sb3_ezv2.networks.layers import Heads, ResidualBlock
 from sb3_ezv2.networks.mlp import ACTION_EMBEDDING_DIM, MlpDynamics, MlpRepresentation
-from sb3_ezv2.networks.model import POLICY, REWARD, VALUE, CategoricalScalar, EfficientZeroModel
+from sb3_ezv2.networks.model import POLICY, REWARD, VALUE, EfficientZeroModel
+from sb3_ezv2.networks.supports import Support, TransformedSupport
 
 NORM_EPSILON = 1e-5
 LINEAR, NORM, JOIN, DECODE = range(4)
 """Kinds of layers: ``x W^T + b``; LayerNorm; a copy into some columns; scalars from categories."""
-AS_IS, RELU, TANH, ADD = range(4)
-"""What becomes of the outputs of a linear layer or (only the first two) of a norm; ``ADD`` adds them to the target."""
+AS_IS, RELU, TANH, ADD, TRANSFORMED = range(5)
+"""What becomes of the outputs of a linear layer or (only the first two) of a norm; ``ADD`` adds them to the target.
+``TRANSFORMED`` scalars are those of a ``TransformedSupport``."""
 LINE = 16
 """Numbers in a line of the processor's cache: where blocks of memory begin."""
 
@@ -143,10 +145,11 @@ class _Builder:
         yield self.layer(LINEAR, self.normed, self.hidden, RELU, weight, bias)
         yield self.linear(self.heads.outputs[index], self.hidden, outputs)
 
-    def scalar_head(self, index: int, support: CategoricalScalar, scalars: Block) -> Iterator[Layer]:
+    def scalar_head(self, index: int, support: Support, scalars: Block) -> Iterator[Layer]:
         logits = self.logits._replace(width=support.n_bins)
         yield from self.head(index, logits)
-        yield self.layer(DECODE, logits, scalars, AS_IS, th.tensor([support.bound]), self.model.reward_scale)
+        form = TRANSFORMED if isinstance(support, TransformedSupport) else AS_IS
+        yield self.layer(DECODE, logits, scalars, form, self.model.reward_scale, support.reach, support.points)
 
 
 def _tables(builder: _Builder) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ The frontier is the newest observation, whose action is not known yet. Following
 episode's last slot or at the frontier, hence never in another episode and never across the ring's head.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -111,7 +112,7 @@ class TrajectoryReplayBuffer:
         self.kinds = np.full(layout, EMPTY, np.int8)
         self.observation_ids = np.full(layout, -1, np.int64)
         self.sum_tree = new_sum_tree(self.n_rows * self.n_envs)
-        self.n_observations = 0  # ever stored
+        self.n_observations = getattr(self, "n_observations", 0)  # ever stored; ids never begin again
         self.n_transitions = 0  # in the buffer now
         self._new_slots: list[np.ndarray] = []
         self.frontiers = np.full(self.n_envs, NO_FRONTIER, np.int64)
@@ -273,6 +274,17 @@ class TrajectoryReplayBuffer:
     def n_slots(self) -> int:
         """Number of slots allocated so far; a slot is ``row * n_envs + environment``."""
         return self.n_rows * self.n_envs
+
+    def stored_rewards(self, env: VecNormalize | None = None) -> np.ndarray:
+        """Rewards ``[n]`` of all transitions in the buffer, normalised if a ``VecNormalize`` is given."""
+        rewards = self.rewards[self.kinds == TRANSITION]
+        return rewards if env is None else env.normalize_reward(rewards)
+
+    def stored_observations(self, n: int = 1024) -> Iterator[ObservationArrays]:
+        """All observations in the buffer as the environment gave them, in pieces of up to ``n``."""
+        slots = np.flatnonzero(self.kinds.reshape(-1) != EMPTY)
+        for first in range(0, len(slots), n):
+            yield self.observations_at(slots[first : first + n])
 
     def ids_at(self, slots: np.ndarray) -> np.ndarray:
         """Running number of the observation in each slot: changes exactly when the slot is written anew."""

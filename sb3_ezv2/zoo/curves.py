@@ -1,18 +1,21 @@
-"""Learning curves of stored runs: reading them, their mean with its uncertainty, and drawing.
+"""Learning curves of stored runs: reading them, their mean with its bootstrap interval, and drawing.
 
 The zoo's own plots open windows; these are written to files, so that they work on a server and in a run's folder.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import scipy.stats
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from stable_baselines3.common.monitor import LoadMonitorResultsError, load_results
 
 X_AXES = {"steps": "environment steps", "time": "hours"}
+LEVEL = 0.95
+N_RESAMPLES = 2_000
 
 
 class Curve(NamedTuple):
@@ -64,7 +67,47 @@ def training_curve(run: Path, window: int, x_axis: str = "steps") -> Curve | Non
     return Curve(run.name, x[window - 1 :], (sums[window:] - sums[:-window]) / window)
 
 
-def confidence_band(curves: Sequence[Curve], n_points: int = 200, n_resamples: int = 2_000) -> Band:
+def bootstrap_interval(
+    samples: Sequence[np.ndarray], statistic: Callable[..., np.ndarray], n_resamples: int = N_RESAMPLES
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of the 95 % percentile interval of a statistic, by stratified bootstrap over runs.
+
+    Every resample draws from each sample as many runs as it has, with repetition; see
+    :func:`scipy.stats.bootstrap`. Where there is no sample with two runs or more, both bounds are the statistic.
+
+    :param samples: scores ``[n_runs, ...]`` of each task, the number of runs may differ
+    :param statistic: called with all samples, whose runs lie along ``axis``, and ``axis``
+    :param n_resamples: random selections of runs that the interval is taken from
+    """
+    several = [len(sample) > 1 for sample in samples]
+    if not any(several):
+        found = np.asarray(statistic(*samples, axis=0))
+        return found, found
+
+    def with_single_runs(*drawn: np.ndarray, axis: int) -> np.ndarray:
+        """Scipy resamples two runs or more; a single one stays what it is, beside every resample."""
+        rest, before = iter(drawn), drawn[0].shape[:-1]
+        assert axis == -1
+        every = [
+            next(rest) if resampled else np.broadcast_to(np.moveaxis(sample, 0, -1), (*before, 1))
+            for resampled, sample in zip(several, samples, strict=True)
+        ]
+        return statistic(*every, axis=-1)
+
+    result = scipy.stats.bootstrap(
+        [sample for resampled, sample in zip(several, samples, strict=True) if resampled],
+        with_single_runs,
+        axis=0,
+        vectorized=True,
+        method="percentile",
+        confidence_level=LEVEL,
+        n_resamples=n_resamples,
+        random_state=np.random.default_rng(0),
+    )
+    return result.confidence_interval.low, result.confidence_interval.high
+
+
+def confidence_band(curves: Sequence[Curve], n_points: int = 200, n_resamples: int = N_RESAMPLES) -> Band:
     """Mean over runs with a 95 % bootstrap interval, over the part of the axis that all runs cover.
 
     :param curves: of runs that differ in their seeds only, at least one
@@ -78,9 +121,7 @@ def confidence_band(curves: Sequence[Curve], n_points: int = 200, n_resamples: i
         start, end = max(curve.x[0] for curve in curves), min(curve.x[-1] for curve in curves)
         x = np.linspace(start, max(start, end), n_points)
     values = np.stack([np.interp(x, curve.x, curve.returns) for curve in curves])  # [n_runs, n]
-    chosen = np.random.default_rng(0).integers(len(curves), size=(n_resamples, len(curves)))
-    means = values[chosen].mean(axis=1)  # [n_resamples, n]
-    low, high = np.percentile(means, [2.5, 97.5], axis=0)
+    low, high = bootstrap_interval([values], np.mean, n_resamples)
     return Band(x, values.mean(axis=0), low, high)
 
 

@@ -12,7 +12,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecFrameStack
 
-from benchmarks import atari_100k, atari_table
+from benchmarks.learning import atari_100k, atari_table
 from sb3_ezv2 import EfficientZeroV2
 from sb3_ezv2.envs import atari
 from sb3_ezv2.envs.atari import GAMES, AtariFrames, make_atari
@@ -231,27 +231,6 @@ def test_both_returns_in_the_picture_of_a_run_are_over_decisions(tmp_path, monke
 
 def test_normalised_scores():
     np.testing.assert_allclose(atari_table.normalised("Boxing", np.array([0.1, 12.1, 6.1])), [0.0, 1.0, 0.5])
-
-
-def test_interquartile_mean_by_hand():
-    assert atari_table.interquartile_mean([np.array([1.0, 2.0]), np.array([3.0, 100.0])]) == pytest.approx(2.5)
-    # Six runs: half a run is cut off at each end of the middle three.
-    runs = [np.array([0.0, 1.0, 2.0]), np.array([3.0, 4.0, 50.0])]
-    assert atari_table.interquartile_mean(runs) == pytest.approx((0.5 * 1 + 2 + 3 + 0.5 * 4) / 3)
-
-
-def test_intervals_hold_the_aggregate_and_shrink_with_more_seeds():
-    rng = np.random.default_rng(0)
-    widths = []
-    for n_seeds in (3, 30):
-        runs = [rng.normal(game, 0.5, n_seeds) for game in range(5)]
-        for aggregate in atari_table.AGGREGATES.values():
-            low, high = atari_table.interval(aggregate, runs, rng)
-            assert low <= aggregate(runs) <= high
-        widths.append(high - low)
-    assert widths[1] < widths[0]
-    same = [np.full(4, 0.5), np.full(4, 1.5)]
-    assert atari_table.interval(atari_table.mean, same, rng) == (1.0, 1.0)
 
 
 def test_a_game_in_legs_ends_in_the_table(short_games, tmp_path):

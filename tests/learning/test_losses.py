@@ -85,16 +85,19 @@ def loss_step_by_step(
         reward_logits, value_logits, policies = model.heads(latent)
         for i in range(BATCH):
             value = model.value_support.encode(batch.values[i, k], scale)
-            loss = coefficients.value * batch.value_mask[i, k] * F.cross_entropy(value_logits[i], value)
+            loss = (
+                coefficients.value
+                * batch.value_mask[i, k]
+                * F.cross_entropy(model.value_support.used(value_logits[i]), value)
+            )
             likelihood = model.action_head.log_likelihood(
                 policies[i], batch.policy_actions[i, k], batch.policy_weights[i, k]
             )
             loss = loss - coefficients.policy * batch.policy_mask[i, k] * likelihood
             if k > 0:
                 reward = model.reward_support.encode(batch.rewards[i, k - 1], scale)
-                loss = loss + coefficients.reward * batch.reward_mask[i, k - 1] * F.cross_entropy(
-                    reward_logits[i], reward
-                )
+                used = model.reward_support.used(reward_logits[i])
+                loss = loss + coefficients.reward * batch.reward_mask[i, k - 1] * F.cross_entropy(used, reward)
                 real = model.represent({key: value[i : i + 1, k] for key, value in batch.observations.items()})
                 predicted = model.prediction(model.projection(latent[i : i + 1]))[0]
                 target = model.projection(real)[0].detach()

@@ -13,7 +13,6 @@ from sb3_ezv2 import TrajectoryReplayBuffer
 from sb3_ezv2.common.type_aliases import TrainingTargets, TrajectoryBatch
 from sb3_ezv2.learning import reanalyze
 from sb3_ezv2.learning.reanalyze import MixedValueRule, Reanalyzer, bellman_errors
-from sb3_ezv2.learning.targets import SOON
 from sb3_ezv2.networks.model import EfficientZeroModel
 from sb3_ezv2.planning.planner import Noise, Planner
 from tests.helpers.tiny import CONTINUOUS, DISCRETE, ONE_DIMENSION, tiny_network
@@ -88,12 +87,6 @@ class Setting:
         return (reanalyzer or self.reanalyzer).targets(
             batch, self.buffer, self.model, self.target_model, version, rule, np.random.default_rng(seed)
         )
-
-
-def reaches_the_end(batch: TrajectoryBatch) -> np.ndarray:
-    """Which states have a terminal end of their episode at most ``TD_STEPS <= SOON`` transitions ahead."""
-    assert TD_STEPS <= SOON
-    return (np.arange(UNROLL + 1) + TD_STEPS >= batch.n_ahead[:, None]) & batch.terminated[:, None]
 
 
 def assert_equal_targets(first: TrainingTargets, second: TrainingTargets, atol: float = 1e-5) -> None:
@@ -183,7 +176,7 @@ def test_a_new_version_makes_everything_stale():
     setting.target_model.load_state_dict(tiny_network(DISCRETE, 3).state_dict())
     after = setting.targets(batch, version=2)
     assert setting.reanalyzer.searched_fraction == fraction
-    searched = (before.masks.policies > 0) & ~reaches_the_end(batch)
+    searched = before.masks.policies > 0
     assert (np.abs(before.values - after.values)[searched] > 1e-6).mean() > 0.9
     assert_equal_targets(after, setting.targets(batch, reanalyzer=setting.new_reanalyzer(False)), atol=1e-4)
 
@@ -282,12 +275,7 @@ def test_search_targets_are_those_of_a_plan():
     observations = {"observation": th.from_numpy(batch.observations["observation"][needed])}
     noise = setting.planner.greedy_noise(setting.target_model)
     plan = setting.planner.plan(setting.target_model, observations, noise, explore=True)
-    known = reaches_the_end(batch)
-    assert known[needed].any() and not known[needed].all()
-    np.testing.assert_allclose(
-        targets.values[needed & ~known], plan.improved_values[~known[needed]], rtol=1e-4, atol=1e-4
-    )
-    np.testing.assert_array_equal(targets.values[known], setting.targets(batch, rule=ALWAYS_TD).values[known])
+    np.testing.assert_allclose(targets.values[needed], plan.improved_values, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(targets.policies.weights[needed], plan.improved_policy, rtol=1e-3, atol=1e-4)
 
 

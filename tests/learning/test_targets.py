@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sb3_ezv2.learning.targets import SOON, ends_soon, loss_masks, n_step_returns, uses_td
+from sb3_ezv2.learning.targets import loss_masks, n_step_returns, uses_td
 
 
 def targets_of(rewards, values, n_ahead, terminated, discount, td_steps):
@@ -163,13 +163,13 @@ def test_masks_past_a_terminal_state():
 
 
 def test_masks_past_any_other_end():
-    """Nothing is learnt from what is not known."""
+    """Nothing is learnt from what is not known; the value of the last observation is."""
     masks = loss_masks(np.array([2]), np.array([False]), 4)
     np.testing.assert_array_equal(masks.rewards[0, 2:], [0, 0])
     np.testing.assert_array_equal(masks.values[0, 3:], [0, 0])
     np.testing.assert_array_equal(masks.policies[0, 3:], [0, 0])
     np.testing.assert_array_equal(masks.consistency[0, 2:], [0, 0])
-    np.testing.assert_array_equal(masks.values[0, :2], [1, 1])
+    np.testing.assert_array_equal(masks.values[0, :3], [1, 1, 1])
     np.testing.assert_array_equal(masks.policies[0, :2], [1, 1])
 
 
@@ -187,20 +187,22 @@ def test_a_reward_is_learnt_for_every_transition_that_was_seen():
 
 
 def test_returns_are_used_in_the_td_phase_and_for_fresh_states():
-    ages = np.array([[1, 5, 6], [100, 4, 7]])
-    far = np.zeros(ages.shape, bool)
-    assert uses_td(ages, far, td_phase=True, fresh=0).all()
-    fresh = uses_td(ages, far, td_phase=False, fresh=5.0)
+    ages, n_ahead = np.array([[1, 5, 6], [100, 4, 7]]), np.array([9, 9])
+    assert uses_td(ages, n_ahead, td_phase=True, fresh=0).all()
+    fresh = uses_td(ages, n_ahead, td_phase=False, fresh=5.0)
     np.testing.assert_array_equal(fresh, [[True, True, False], [False, True, False]])
-    assert not uses_td(ages, far, td_phase=False, fresh=0).any()
-    np.testing.assert_array_equal(uses_td(ages, ages == 100, td_phase=False, fresh=0), ages == 100)
+    assert not uses_td(ages, n_ahead, td_phase=False, fresh=0).any()
 
 
-@pytest.mark.parametrize(("td_steps", "first"), [(3, 3), (SOON + 2, 1)])
-def test_which_states_end_soon(td_steps, first):
-    """An end after SOON + 1 transitions: terminal, within the return from position ``first`` on, or a time limit."""
-    unroll = SOON + 1
-    rewards, n_ahead = np.ones((2, unroll + td_steps), np.float32), np.array([unroll, unroll])
-    returns = n_step_returns(rewards, n_ahead, np.array([True, False]), 0.9, td_steps)
-    expected = np.arange(unroll + 1) >= first
-    np.testing.assert_array_equal(ends_soon(returns.discounts, n_ahead), [expected, np.zeros_like(expected)])
+def test_returns_are_used_for_the_last_observation_at_any_age():
+    ages = np.full((2, 4), 1_000)
+    found = uses_td(ages, np.array([2, 7]), td_phase=False, fresh=0)
+    np.testing.assert_array_equal(found, [[False, False, True, True], [False] * 4])
+
+
+@pytest.mark.parametrize("td_steps", [1, 3])
+def test_the_target_of_the_last_observation_is_its_own_value(td_steps):
+    """Truncated or newest: no reward is known behind it, and what returns before it bootstrap from is its value."""
+    rewards = np.ones((1, 4 + td_steps), np.float32) * (np.arange(4 + td_steps) < 2)
+    returns = n_step_returns(rewards, np.array([2]), np.array([False]), 0.9, td_steps)
+    assert returns.sums[0, 2] == 0.0 and returns.discounts[0, 2] == 1.0 and returns.bootstrap[0, 2] == 2

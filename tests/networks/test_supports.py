@@ -8,7 +8,7 @@ import torch as th
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sb3_ezv2.networks.supports import compress, decompress, expectation, two_hot
+from sb3_ezv2.networks.supports import Support, TransformedSupport, compress, decompress, expectation, two_hot
 
 # Spacing of numbers near 1, with room for a few roundings.
 TOLERANCES = {th.float32: 2e-6, th.float64: 2e-14}
@@ -59,50 +59,41 @@ def test_gradients_are_finite_and_positive():
     assert th.autograd.gradcheck(compress, x[1:-1].detach().requires_grad_(), eps=1e-8, atol=1e-5)
 
 
-supports = st.tuples(st.floats(-300.0, 299.0), st.floats(0.5, 600.0), st.integers(2, 601))
+positions = st.lists(st.floats(-300.0, 300.0), min_size=2, max_size=601, unique=True).map(sorted)
 
 
-@given(support=supports, share=st.floats(0.0, 1.0))
+@given(points=positions, share=st.floats(0.0, 1.0))
 @settings(max_examples=300, deadline=None, derandomize=True)
-@example(support=(0.0, 111.0, 128), share=1.0)  # rounding puts the last point behind itself
-def test_two_hot_round_trip_inside_the_support(support, share):
-    low, width, n_bins = support
-    high = low + width
-    x = th.tensor([low + share * width], dtype=th.float64).clamp(low, high)
-    probabilities = two_hot(x, low, high, n_bins)
+@example(points=[0.0, 5e-324, 111.0], share=1.0)
+def test_two_hot_round_trip_inside_the_support(points, share):
+    support = th.tensor(points, dtype=th.float64)
+    low, width, n_bins = points[0], points[-1] - points[0], len(points)
+    x = th.tensor([low + share * width], dtype=th.float64).clamp(support[0], support[-1])
+    probabilities = two_hot(x, support)
     assert probabilities.shape == (1, n_bins) and probabilities.dtype == th.float64
     assert (probabilities >= 0).all() and math.isclose(probabilities.sum(), 1.0, abs_tol=1e-12)
     positive = probabilities[0].nonzero().flatten()
     assert len(positive) == 1 or (len(positive) == 2 and positive[1] == positive[0] + 1)
-    step = width / (n_bins - 1)
-    points = low + step * th.arange(n_bins, dtype=th.float64)
-    assert abs(float(probabilities[0] @ points - x[0])) < 1e-9 * width + 1e-12 * abs(low)
-    assert (points[positive] - x[0]).abs().max() <= step * (1 + 1e-9)
+    assert abs(float(probabilities[0] @ support - x[0])) < 1e-9 * width + 1e-12 * abs(low)
+    assert support[positive[0]] <= x[0] + 1e-12 * width and support[positive[-1]] >= x[0] - 1e-12 * width
     logits = probabilities.clamp(min=1e-300).log()
-    assert abs(float(expectation(logits, low, high)[0] - x[0])) < 1e-9 * width + 1e-12 * abs(low)
+    assert abs(float(expectation(logits, support)[0] - x[0])) < 1e-9 * width + 1e-12 * abs(low)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("n_bins", [2, 51, 601])
 def test_two_hot_of_the_points_is_one_hot(dtype, n_bins):
     points = th.linspace(-75.0, 75.0, n_bins, dtype=dtype)
-    th.testing.assert_close(two_hot(points, -75.0, 75.0, n_bins), th.eye(n_bins, dtype=dtype), rtol=0, atol=1e-4)
+    th.testing.assert_close(two_hot(points, points), th.eye(n_bins, dtype=dtype), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("outside, inside", [(-1e30, -3.0), (-3.001, -3.0), (5.5, 5.0), (math.inf, 5.0)])
 def test_what_lies_outside_is_moved_to_the_nearest_end(outside, inside):
-    there = two_hot(th.tensor([[outside]]), -3.0, 5.0, 9)
+    points = th.linspace(-3.0, 5.0, 9)
+    there = two_hot(th.tensor([[outside]]), points)
     assert there.shape == (1, 1, 9)
-    th.testing.assert_close(there, two_hot(th.tensor([[inside]]), -3.0, 5.0, 9), rtol=0, atol=0)
+    th.testing.assert_close(there, two_hot(th.tensor([[inside]]), points), rtol=0, atol=0)
     assert there.max() == 1.0
-
-
-def test_scalars_survive_compression_and_categories():
-    """The whole way of a value target: compress, encode, decode, decompress."""
-    x = th.tensor([-4000.0, -200.0, -1.0, -1e-3, 0.0, 0.3, 17.0, 4000.0])
-    probabilities = two_hot(compress(x), -75.0, 75.0, 101)
-    back = decompress(expectation(probabilities.clamp(min=1e-30).log(), -75.0, 75.0))
-    th.testing.assert_close(back, x, rtol=2e-5, atol=2e-5)
 
 
 @given(data=st.data(), n_bins=st.integers(2, 40))
@@ -113,10 +104,65 @@ def test_expectation_is_the_mean_of_the_categories(data, n_bins):
     mean = (weights * np.linspace(-2.0, 7.0, n_bins)).sum() / weights.sum()
     tensor = th.tensor([logits, logits], dtype=th.float64)
     for shifted in (tensor, tensor + 1000.0):
-        result = expectation(shifted, -2.0, 7.0)
+        result = expectation(shifted, th.linspace(-2.0, 7.0, n_bins, dtype=th.float64))
         assert result.shape == (2,)
         np.testing.assert_allclose(result.numpy(), mean, rtol=1e-9, atol=1e-9)
 
 
-def test_expectation_of_equal_logits_is_the_middle():
-    assert float(expectation(th.zeros(3, 4, 11), -5.0, 5.0).abs().max()) < 1e-6
+KINDS = pytest.mark.parametrize("kind", [Support, TransformedSupport])
+ONE = th.ones(())
+
+
+@KINDS
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+def test_scalars_survive_the_support(kind, scale):
+    """The whole way of a value target: encode, decode."""
+    support = kind(800.0, 251)
+    support.set_reach(800.0)
+    x = scale * th.tensor([-790.0, -200.0, -1.0, -1e-3, 0.0, 0.3, 17.0, 400.0])
+    logits = support.encode(x, th.tensor(scale)).clamp(min=1e-30).log()
+    th.testing.assert_close(support.decode(logits, th.tensor(scale)), x, rtol=1e-4, atol=1e-4 * scale)
+    assert not support.outside(x, th.tensor(scale)).any()
+    assert support.outside(th.tensor([801.0 * scale, -2e9 * scale]), th.tensor(scale)).all()
+
+
+@KINDS
+def test_equal_logits_mean_zero(kind):
+    support = kind(8.0, 51)
+    for reach in (8.0, 0.5, 3000.0, 1e9, 0.0):
+        support.set_reach(reach)
+        assert float(support.decode(th.zeros(3, 4, support.n_bins), ONE).abs().max()) < 1e-5 * max(reach, 1.0)
+
+
+def test_points_are_dense_where_rewards_are_typical_and_reach_far():
+    points = Support(8.0, 51).points
+    assert len(points) == 51 + 2 * 17
+    th.testing.assert_close(points, -points.flip(0), rtol=0, atol=0)
+    assert (points.diff() > 0).all() and points[-1] > 1e6
+    dense = points[17:-17]
+    th.testing.assert_close(compress(dense).diff(), th.full((50,), 2 * float(compress(th.tensor(8.0))) / 50))
+    th.testing.assert_close(points[-17:] / points[-18:-1], th.full((17,), 2.0))
+
+
+def test_the_reach_is_the_first_point_that_is_large_enough():
+    support = Support(8.0, 51)
+    for largest in (0.0, 1e-3, 1.0, 7.99, 8.0, 100.0, 1e6, 1e30):
+        support.set_reach(largest)
+        assert float(support.reach) >= min(largest, float(support.points[-1]))
+        below = support.points[support.points < support.reach]
+        assert largest == 0.0 or float(below[-1]) < largest
+        used = support.used(th.zeros(support.n_bins)) == 0.0
+        assert int(used.sum()) == int((support.points.abs() <= support.reach).sum())
+
+
+def test_a_mean_over_random_outcomes_is_exact():
+    """Half the time -100 and half the time nothing: -50. In transformed space the mean is nearer to zero."""
+    outcomes = th.tensor([-100.0, 0.0])
+    found = {}
+    for kind in (Support, TransformedSupport):
+        support = kind(128.0, 101)
+        support.set_reach(128.0)
+        mixture = support.encode(outcomes, ONE).mean(0)
+        found[kind] = float(support.decode(mixture.clamp(min=1e-30).log(), ONE))
+    assert found[Support] == pytest.approx(-50.0, rel=1e-3)
+    assert found[TransformedSupport] > -40.0

@@ -66,7 +66,7 @@ def test_plans_for_vectors(action_space, explore, monkeypatch):
     # Together, because rounding may decide in a single state, and in which one depends on the processor.
     here, there = (Plan(*map(np.concatenate, zip(*found, strict=True))) for found in zip(*pairs, strict=True))
     assert_same_plans(here, there)
-    assert {key[0] for key in device_search._SEARCHES[model]} == {2, 4, 8, 128}
+    assert {key[0] for key in device_search._SEARCHES[model].by_kind} == {2, 4, 8, 128}
 
 
 @ACTION_SPACES

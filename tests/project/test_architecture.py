@@ -34,7 +34,7 @@ AT_THE_TOP = {
     "policies": "algorithm",
     "policy_files": "algorithm",
     "model_files": "algorithm",
-    "compatibility": "commands",
+    "compatibility": "algorithm",
     "command_line": "commands",
     "train": "commands",
     "enjoy": "commands",

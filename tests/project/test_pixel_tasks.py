@@ -5,8 +5,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.pixel_tasks import BEST_RETURN, N_CELLS, RANDOM_RETURN, Catch, CatchContinuous
-from benchmarks.tasks import TASKS
+from benchmarks.learning.pixel_tasks import (
+    BEST_RETURN,
+    N_CELLS,
+    RANDOM_RETURN,
+    SMALL_IMAGE_NETWORK,
+    Catch,
+    CatchContinuous,
+)
+from benchmarks.learning.tasks import TASKS, policy_for
 from sb3_ezv2 import CnnPolicy, EfficientZeroV2
 
 
@@ -66,7 +73,8 @@ def test_the_paddle_of_continuous_catch_moves_by_pixels():
 
 @pytest.mark.parametrize("name", ["catch", "catch-continuous"])
 def test_catch_is_a_task(name):
-    task = TASKS[name]
-    model = EfficientZeroV2(task.policy, task.make_env(), seed=0, device="cpu", **task.settings)
+    env = TASKS[name].make_env()
+    policy = policy_for(env.observation_space)
+    model = EfficientZeroV2(policy, env, seed=0, device="cpu", policy_kwargs=SMALL_IMAGE_NETWORK)
     assert isinstance(model.policy, CnnPolicy)
     assert sum(parameter.numel() for parameter in model.policy.model.parameters()) < 200_000

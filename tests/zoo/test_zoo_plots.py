@@ -9,7 +9,7 @@ import yaml
 from matplotlib.image import imread
 from stable_baselines3.common.monitor import ResultsWriter
 
-from benchmarks import classic_control
+from benchmarks.learning import classic_control
 from sb3_ezv2.zoo import plots
 from sb3_ezv2.zoo.curves import Curve, confidence_band, draw_run, evaluation_curve, training_curve
 

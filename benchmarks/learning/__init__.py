@@ -1,0 +1,1 @@
+"""Whether and how fast agents learn: tasks, runs and the tables made from them."""

@@ -1,0 +1,164 @@
+"""The one table of tasks that learning is measured on: environment, budget, interval of evaluations.
+
+It has no settings of the algorithm: those are the constructor's defaults, or what a command says.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import gymnasium as gym
+from gymnasium.wrappers import FlattenObservation, TransformReward
+from stable_baselines3.common.preprocessing import is_image_space
+
+from benchmarks.learning import solvable
+from benchmarks.learning.pixel_tasks import Catch, CatchContinuous
+from sb3_ezv2.envs.dmc import make_dmc
+
+Wrap = Callable[[gym.Env], gym.Env]
+
+
+class Task(NamedTuple):
+    """One benchmark task."""
+
+    group: str
+    make_env: Callable[[], gym.Env]
+    n_steps: int  # environment steps, or decisions where actions are repeated
+    eval_interval: int
+    training_wrapper: Wrap | None = None  # of training only: evaluations count the task's own rewards
+    normalised: bool = False  # whether VecNormalize stands around training
+    published: str = ""  # its name in the tables of published scores, if it differs
+    action_repeat: int = 1
+    asked: dict[int, float] = {}  # mean return to be reached, by step
+
+
+def policy_for(observation_space: gym.Space) -> str:
+    """Alias of the policy that a space needs."""
+    if isinstance(observation_space, gym.spaces.Dict):
+        return "MultiInputPolicy"
+    return "CnnPolicy" if is_image_space(observation_space) else "MlpPolicy"
+
+
+def _plain(group: str, n_steps: int, eval_interval: int, *names: str, **fields: object) -> dict[str, Task]:
+    """Tasks that Gymnasium makes by their name."""
+    return {name: Task(group, partial(gym.make, name), n_steps, eval_interval, **fields) for name in names}  # type: ignore[arg-type]
+
+
+def _dmc(n_steps: int, asked: dict[str, dict[int, float]], *names: str) -> dict[str, Task]:
+    """Tasks of dm_control with the action repeat of the paper; its tables count frames and write names differently."""
+    return {
+        name: Task(
+            "dmc",
+            partial(make_dmc, name),
+            n_steps,
+            2_500,
+            published=name.replace("ball_in_cup", "cup").replace("-", "_"),
+            action_repeat=2,
+            asked=asked.get(name, {}),
+        )
+        for name in names
+    }
+
+
+def _minatar(name: str) -> gym.Env:
+    """A MinAtar game as numbers.
+
+    :raises ImportError: without the package
+    """
+    try:
+        import minatar.gym  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise ImportError("MinAtar is missing; pip install minatar") from error
+    if f"MinAtar/{name}-v1" not in gym.registry:
+        minatar.gym.register_envs()
+    return FlattenObservation(gym.make(f"MinAtar/{name}-v1"))
+
+
+def _times(factor: float) -> Wrap:
+    return lambda env: TransformReward(env, lambda reward: factor * float(reward))
+
+
+_CARTPOLE = _plain("classic", 10_000, 500, "CartPole-v1", asked={3_000: 475, 5_000: 475})
+_LOCOMOTION = ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Ant-v5", "Swimmer-v5", "Humanoid-v5")
+
+TASKS: dict[str, Task] = {
+    **_CARTPOLE,
+    "CartPole-v1-rewards-1e-3": _CARTPOLE["CartPole-v1"]._replace(training_wrapper=_times(1e-3)),
+    "CartPole-v1-rewards-1e4": _CARTPOLE["CartPole-v1"]._replace(training_wrapper=_times(1e4)),
+    "CartPole-v1-normalised": _CARTPOLE["CartPole-v1"]._replace(normalised=True),
+    **_plain("classic", 10_000, 1_000, "Acrobot-v1", asked={5_000: -100}),
+    **_plain("classic", 10_000, 1_000, "MountainCar-v0", asked={10_000: -130}),
+    **_plain("classic", 10_000, 500, "MountainCarContinuous-v0", asked={5_000: 90}),
+    **_plain("classic", 5_000, 1_000, "Pendulum-v1", asked={3_000: -200, 5_000: -160}),
+    **_plain("box2d", 80_000, 5_000, "LunarLander-v3", published="LunarLander-v2", asked={50_000: 200}),
+    **{
+        "LunarLanderContinuous-v3": Task(
+            "box2d",
+            partial(gym.make, "LunarLander-v3", continuous=True),
+            80_000,
+            5_000,
+            published="LunarLanderContinuous-v2",
+        )
+    },
+    **_plain("box2d", 100_000, 5_000, "BipedalWalker-v3"),
+    **_plain("mujoco", 20_000, 1_000, "InvertedPendulum-v5", "Reacher-v5"),
+    **_plain("mujoco", 20_000, 1_000, "InvertedDoublePendulum-v5", asked={20_000: 9_000}),
+    **{
+        name: task._replace(published=name.replace("-v5", "-v4"))
+        for name, task in _plain("mujoco", 100_000, 5_000, *_LOCOMOTION).items()
+    },
+    **_dmc(
+        50_000,
+        {"cartpole-swingup": {16_000: 780, 50_000: 850}, "walker-walk": {50_000: 940}},
+        "ball_in_cup-catch",
+        "cartpole-balance",
+        "cartpole-balance_sparse",
+        "cartpole-swingup",
+        "finger-spin",
+        "pendulum-swingup",
+        "reacher-easy",
+        "reacher-hard",
+        "walker-stand",
+        "walker-walk",
+    ),
+    **_dmc(
+        100_000,
+        {"finger-turn_easy": {100_000: 700}, "finger-turn_hard": {100_000: 700}},
+        "acrobot-swingup",
+        "cartpole-swingup_sparse",
+        "cheetah-run",
+        "finger-turn_easy",
+        "finger-turn_hard",
+        "hopper-hop",
+        "hopper-stand",
+        "quadruped-run",
+        "quadruped-walk",
+        "walker-run",
+    ),
+    **{
+        f"MinAtar-{name}": Task("minatar", partial(_minatar, name), 100_000, 5_000)
+        for name in ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")
+    },
+    **{
+        env_id.removeprefix("solvable/"): Task("solvable", partial(gym.make, env_id), 10_000, 1_000)
+        for env_id in solvable.IDS
+    },
+    "catch": Task("pixels", Catch, 5_000, 500, asked={5_000: 0.95}),
+    "catch-continuous": Task("pixels", CatchContinuous, 5_000, 500, asked={5_000: 0.9}),
+}
+
+GROUPS = tuple(dict.fromkeys(task.group for task in TASKS.values()))
+
+
+def chosen(names: list[str]) -> dict[str, Task]:
+    """Tasks by their names or by the names of their groups.
+
+    :raises ValueError: for a name that is neither
+    """
+    found = {}
+    for name in names:
+        of_group = {each: task for each, task in TASKS.items() if task.group == name}
+        if not of_group and name not in TASKS:
+            raise ValueError(f"--tasks {name} is neither a task nor a group; `list` shows both")
+        found.update(of_group or {name: TASKS[name]})
+    return found

@@ -1,0 +1,215 @@
+"""One run: train on one task with one seed and store its learning curve.
+
+``python -m benchmarks.learning.training CartPole-v1 --seed 0 --out runs`` writes ``runs/CartPole-v1/seed-0.json``: the
+returns of all episodes of every evaluation, with the command, the seed, the commit, the settings, versions, wall-clock
+and processor time. Evaluations are deterministic, on environments of their own. The file is replaced after every
+evaluation and says at the end that it is complete. :mod:`benchmarks.learning.suite` makes many such runs.
+"""
+
+import argparse
+import ast
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import stable_baselines3
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_normalization
+
+from benchmarks.learning.tasks import TASKS, Task, policy_for
+from benchmarks.records import new_record, write_record
+from sb3_ezv2 import EfficientZeroV2
+
+ALGOS: dict[str, type[BaseAlgorithm]] = {
+    "ezv2": EfficientZeroV2,
+    **{name: getattr(stable_baselines3, name.upper()) for name in ("a2c", "dqn", "ppo", "sac", "td3")},
+}
+"""Ours, and those of Stable-Baselines3 to stand beside it with their own defaults."""
+N_EPISODES = 20
+EVAL_SEED = 10_000
+"""Added to the seed of the run for the evaluation environments."""
+
+
+class StoreCurve(BaseCallback):
+    """Evaluate at every interval, and write everything to a file.
+
+    :param eval_env: as many environments as there are episodes in an evaluation
+    :param path: file to write
+    :param record: what to write beside the curve
+    """
+
+    def __init__(self, eval_env: VecEnv, path: Path, record: dict[str, Any]) -> None:
+        super().__init__()
+        self.eval_env = eval_env
+        self.path = path
+        self.record = record
+        self.seconds_evaluating = 0.0
+
+    def _on_training_start(self) -> None:
+        self.started, self.cpu_started = time.perf_counter(), time.process_time()
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps % self.record["eval_interval"] == 0 or self.num_timesteps == self.record["n_steps"]:
+            self._evaluate()
+        return self.num_timesteps < self.record["n_steps"]  # PPO would go on to the end of its rollout
+
+    def _evaluate(self) -> None:
+        began = time.perf_counter()
+        if isinstance(self.eval_env, VecNormalize):
+            sync_envs_normalization(self.training_env, self.eval_env)
+        n_episodes = self.record["n_episodes"]
+        returns, lengths = evaluate_policy(
+            self.model, self.eval_env, n_episodes, deterministic=True, return_episode_rewards=True
+        )
+        now = time.perf_counter()
+        self.seconds_evaluating += now - began
+        log = {key: value for key, value in self.logger.name_to_value.items() if key.startswith("train/")}
+        self.record["evaluations"].append(
+            {
+                "step": self.num_timesteps,
+                "mean_return": sum(returns) / len(returns),
+                "returns": returns,
+                "lengths": lengths,
+                "training_seconds": now - self.started - self.seconds_evaluating,
+                "log": {key: float(value) for key, value in log.items()},
+            }
+        )
+        self.record["seconds"] = now - self.started
+        self.record["processor_seconds"] = time.process_time() - self.cpu_started
+        write_record(self.path, self.record)
+        last = self.record["evaluations"][-1]
+        print(f"{last['step']:>7} {last['mean_return']:>9.2f} {last['training_seconds']:>8.0f} s", flush=True)
+
+
+def parse_settings(given: list[str]) -> dict[str, Any]:
+    """Arguments of the constructor from words like ``batch_size=64`` and ``policy_kwargs.latent_dim=64``.
+
+    Values are Python literals; anything else is a text.
+
+    :raises ValueError: for a word without ``=``, or a name whose parts before a point are something else already
+    """
+    settings: dict[str, Any] = {}
+    for word in given:
+        name, equals, text = word.partition("=")
+        if not equals or not name:
+            raise ValueError(f"--set {word} must be name=value, for example batch_size=64")
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = text
+        *outer, last = name.split(".")
+        place = settings
+        for part in outer:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise ValueError(f"--set {word} contradicts the value that {part} has already")
+        place[last] = value
+    return settings
+
+
+def result_path(out: Path, task: str, seed: int) -> Path:
+    """Where a run is stored."""
+    return out / task / f"seed-{seed}.json"
+
+
+def is_complete(path: Path, algo: str, settings: dict[str, Any], n_steps: int) -> bool:
+    """Whether a run is stored to its end.
+
+    :raises ValueError: if the file is of a run with other settings
+    """
+    if not path.exists():
+        return False
+    record = json.loads(path.read_text(encoding="utf-8"))
+    theirs = (record["algo"], record["settings"], record["n_steps"])
+    if theirs != json.loads(json.dumps([algo, settings, n_steps], default=str)) and theirs != (algo, settings, n_steps):
+        raise ValueError(f"{path} holds a run with other settings ({theirs}); choose another --out, or remove it")
+    return bool(record["complete"])
+
+
+def make_envs(task: Task, seed: int, n_episodes: int) -> tuple[VecEnv, VecEnv]:
+    """Environments of training and of evaluation."""
+
+    def training() -> Any:
+        return task.training_wrapper(task.make_env()) if task.training_wrapper else task.make_env()
+
+    env: VecEnv = make_vec_env(training, 1, seed=seed)
+    eval_env: VecEnv = make_vec_env(task.make_env, n_episodes, seed=EVAL_SEED + seed)
+    if task.normalised:
+        env, eval_env = VecNormalize(env), VecNormalize(eval_env, training=False, norm_reward=False)
+    return env, eval_env
+
+
+def evaluate_at_the_end(model: BaseAlgorithm, task: Task, options: argparse.Namespace) -> dict[str, Any]:
+    """Returns of many episodes from other starts than those of the evaluations: where these are matters less then."""
+    _, env = make_envs(task, EVAL_SEED + options.seed, options.episodes)
+    if isinstance(env, VecNormalize):
+        sync_envs_normalization(model.get_env(), env)
+    returns, _ = evaluate_policy(model, env, options.last_episodes, deterministic=True, return_episode_rewards=True)
+    return {"step": model.num_timesteps, "mean_return": sum(returns) / len(returns), "returns": returns}
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train and store."""
+    task = TASKS[options.task]
+    settings = parse_settings(options.set)
+    path = result_path(options.out, options.task, options.seed)
+    record = {
+        **new_record("torch", "numpy", "numba", "stable_baselines3", "gymnasium"),
+        "task": options.task,
+        "algo": options.algo,
+        "seed": options.seed,
+        "settings": settings,
+        "n_steps": options.steps or task.n_steps,
+        "eval_interval": options.eval_interval or task.eval_interval,
+        "n_episodes": options.episodes,
+        "complete": False,
+        "evaluations": [],
+    }
+    env, eval_env = make_envs(task, options.seed, options.episodes)
+    policy = policy_for(env.observation_space)
+    model = ALGOS[options.algo](policy, env, seed=options.seed, device=options.device, **settings)
+    curve = StoreCurve(eval_env, path, record)
+    model.learn(record["n_steps"], callback=curve, log_interval=10**9)
+    if options.last_episodes > 0:
+        record["last"] = evaluate_at_the_end(model, task, options)
+    if options.agents is not None:
+        agent = result_path(options.agents, options.task, options.seed).with_suffix(".zip")
+        agent.parent.mkdir(parents=True, exist_ok=True)
+        model.save(agent)
+    write_record(path, record | {"complete": True})
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options that a single run and the suite have in common."""
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--algo", choices=sorted(ALGOS), default="ezv2")
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="arguments of the constructor")
+    parser.add_argument("--steps", type=int, help="instead of the task's budget")
+    parser.add_argument("--eval-interval", type=int, help="instead of the task's")
+    parser.add_argument("--episodes", type=int, default=N_EPISODES, help="of every evaluation")
+    parser.add_argument("--last-episodes", type=int, default=0, help="further episodes after the last step")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--agents", type=Path, help="folder to keep the trained agents in")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the command line and train, unless the run is complete."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("task", choices=sorted(TASKS), metavar="task")
+    parser.add_argument("--seed", type=int, default=0)
+    add_options(parser)
+    options = parser.parse_args(arguments)
+    n_steps = options.steps or TASKS[options.task].n_steps
+    path = result_path(options.out, options.task, options.seed)
+    if is_complete(path, options.algo, parse_settings(options.set), n_steps):
+        print(f"{path} is complete")
+        return
+    train(options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What searches, updates and whole runs cost."""

@@ -1,0 +1,39 @@
+"""Vectorised environments that others use too."""
+
+from typing import Any
+
+from stable_baselines3.common.vec_env import VecEnv
+
+
+class CallCounter:
+    """Counts the steps and resets of a vectorised environment, whoever makes them and through whatever wrapper.
+
+    An algorithm that finds more calls than its own knows that its last observation is no longer that of the
+    environments, for example after ``evaluate_policy(model, model.get_env())``. What happens to a Gymnasium environment
+    inside, around the vectorised one, is not seen.
+
+    :param env: with any wrappers; the innermost one is watched
+    """
+
+    def __init__(self, env: VecEnv) -> None:
+        inner = env.unwrapped
+        known: CallCounter | None = vars(inner).get("_ezv2_calls")
+        self._calls = [0] if known is None else known._calls  # one list for all who watch
+        if known is None:
+            vars(inner)["_ezv2_calls"] = self
+            for name in ("reset", "step_wait"):
+                self._count(inner, name)
+
+    @property
+    def n_calls(self) -> int:
+        """Steps and resets so far."""
+        return self._calls[0]
+
+    def _count(self, inner: VecEnv, name: str) -> None:
+        method, calls = getattr(inner, name), self._calls
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            calls[0] += 1
+            return method(*args, **kwargs)
+
+        setattr(inner, name, counted)
