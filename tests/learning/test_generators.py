@@ -59,3 +59,20 @@ def test_the_generator_of_the_updates_is_drawn_from_and_seeded():
     model.train(1)
     model.set_random_seed(3)
     assert th.equal(first, model.policy.copies.generator.get_state())
+
+
+@pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU")
+@KINDS
+def test_a_recorded_update_goes_on_with_the_generator(policy, network, space, tmp_path):
+    """On a GPU: new numbers with every repetition, the same ones after the state is set back, none of torch's own."""
+    model = beginning(policy, network, space, device="cuda")
+    assert model.updater.recorded is not None
+    generator = model.policy.copies.generator
+    before = generator.get_state()
+    everybodys = th.cuda.get_rng_state()
+    model.train(1)
+    after = generator.get_state()
+    assert not th.equal(before, after) and th.equal(everybodys, th.cuda.get_rng_state())
+    generator.set_state(before)
+    model.train(1)
+    assert th.equal(after, generator.get_state())
