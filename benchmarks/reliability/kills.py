@@ -87,10 +87,11 @@ def main() -> None:
                 bad.append(found)
                 print(f"kill {number}: {found}", flush=True)
         model.save_checkpoint(folder / "checkpoints", keep=2)
-        left = sum(1 for path in folder.iterdir() if path.name.startswith("."))
+        model.save_replay_buffer(folder / "buffer.pkl")
+        left = sum(1 for path in folder.rglob(".*"))
     print(
         f"{arguments.kills} kills, {inside} of them inside a save: {len(bad)} with files destroyed, mixed or lost; "
-        f"{left} temporary files left of the last kill, step {finished} reached"
+        f"{left} temporary files left, step {finished} reached"
     )
 
 

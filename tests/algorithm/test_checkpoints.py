@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import warnings
 
 import gymnasium as gym
@@ -16,6 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFram
 
 from sb3_ezv2 import EfficientZeroV2, ResumableCheckpointCallback
 from sb3_ezv2.checkpoints import checkpoints_in, find_checkpoint, read_manifest
+from sb3_ezv2.common import files
 from tests.helpers.envs import RandomEnv
 from tests.helpers.tiny import CONTINUOUS, TINY_NETWORK, assert_same_parameters, tiny_model
 from tests.networks.test_cnn import GREY, TINY_IMAGE_NETWORK
@@ -238,6 +240,16 @@ def test_the_callback_keeps_the_newest(tmp_path):
     assert len(checkpoints_in(tmp_path)) == 3  # those of another run stay
     model.learn(3, callback, reset_num_timesteps=False)
     assert len(checkpoints_in(tmp_path)) == 3
+
+
+def test_what_a_killed_process_left_behind_is_removed(tmp_path):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    left = tmp_path / f".checkpoint_000001_7_steps.{files._HOST}-{gone.pid}-01234567.tmp"
+    left.mkdir()
+    (left / "model.zip").write_bytes(b"part")
+    tiny_model(RandomEnv()).save_checkpoint(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint_000001_0_steps"]
 
 
 def test_bad_arguments(tmp_path):
