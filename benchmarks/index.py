@@ -26,6 +26,7 @@ PAGES = {
     "start_up": "docs/performance.md",
     "update_cost": "docs/performance.md",
     "gpu_checks": "docs/performance.md",
+    "journal_kills": "docs/journal.md",
 }
 """Page that shows a result, by how the name of its file or of its outer folder begins."""
 

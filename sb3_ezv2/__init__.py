@@ -1,5 +1,6 @@
 """EfficientZero V2 for Stable-Baselines3."""
 
+from sb3_ezv2.callbacks import TransitionJournal
 from sb3_ezv2.checkpoints import ResumableCheckpointCallback
 from sb3_ezv2.common.schedules import WarmUp
 from sb3_ezv2.compatibility import resolve_old_names
@@ -17,5 +18,6 @@ __all__ = [
     "MultiInputPolicy",
     "ResumableCheckpointCallback",
     "TrajectoryReplayBuffer",
+    "TransitionJournal",
     "WarmUp",
 ]

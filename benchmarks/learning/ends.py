@@ -1,7 +1,7 @@
-"""Does the agent know what lies behind a truncation, and does it unlearn what its first random actions led to?
+"""What lies behind a truncation, and what first random actions leave behind: two environments with known values.
 
-``python -m benchmarks.learning.ends [--seeds 0 1 2] [--steps 2500] [--jobs 2]`` trains the plain algorithm on two
-environments whose values are known, with discrete and with continuous actions, and counts the runs that are right.
+``python -m benchmarks.learning.ends [--seeds 0 1 2] [--steps 2500] [--jobs 2]`` trains the plain algorithm on both,
+with discrete and with continuous actions, and counts the runs that are right.
 """
 
 import argparse
@@ -50,7 +50,7 @@ class TwoChoices(gym.Env):
 class Door(TwoChoices):
     """Episodes of one step: take 1.5 and end, or open the door, get nothing and be interrupted in the room behind it.
 
-    Every other episode begins in that room, where 5 are paid. So the room is worth 5, and the door is the better choice.
+    Every other episode begins in that room, where 5 are paid. So the room is worth 5 and the door is better.
     """
 
     START, ROOM = range(2)

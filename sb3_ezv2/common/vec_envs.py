@@ -17,10 +17,9 @@ class CallCounter:
 
     def __init__(self, env: VecEnv) -> None:
         inner = env.unwrapped
-        known: CallCounter | None = vars(inner).get("_ezv2_calls")
-        self._calls = [0] if known is None else known._calls  # one list for all who watch
-        if known is None:
-            vars(inner)["_ezv2_calls"] = self
+        first = "_ezv2_calls" not in vars(inner)
+        self._calls: list[int] = vars(inner).setdefault("_ezv2_calls", [0])  # one list for all who watch
+        if first:
             for name in ("reset", "step_wait"):
                 self._count(inner, name)
 

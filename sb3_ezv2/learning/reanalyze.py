@@ -7,7 +7,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ezv2.common.tensors import to_tensors
+from sb3_ezv2.common.tensors import on_device, to_tensors
 from sb3_ezv2.common.type_aliases import Plan, PolicyTargets, TrainingTargets, TrajectoryBatch
 from sb3_ezv2.learning.targets import MultiStepReturns, loss_masks, n_step_returns, uses_td, value_prefixes
 from sb3_ezv2.networks.model import EfficientZeroModel, ImageModel
@@ -135,17 +135,19 @@ class Reanalyzer:
         :param env: normalises observations
         """
         unroll = batch.actions.shape[1]
-        rewards, prefix = batch.rewards[:, :unroll], model.value_prefix
-        masks = loss_masks(batch.n_ahead, batch.terminated, unroll)
+        prefix = model.value_prefix
+        masks = loss_masks(batch.n_ahead, unroll)
         search_values, policies = self._search_targets(
             batch, buffer, target_model, version, masks.policies > 0, rng, env
         )
         td_steps = batch.rewards.shape[1] - unroll
         returns = n_step_returns(batch.rewards, batch.n_ahead, batch.terminated, self.planner.discount, td_steps)
         td = uses_td(batch.ages, batch.n_ahead, *rule)
+        values = np.where(td, td_values(batch, returns, td, buffer, model, env), search_values)
+        rewards = go_on_past_the_end(batch, values, buffer, model, env)
         return TrainingTargets(
             rewards=rewards if prefix is None else value_prefixes(rewards, prefix.horizon),
-            values=np.where(td, td_values(batch, returns, td, buffer, model, env), search_values),
+            values=values,
             policies=policies,
             masks=masks,
         )
@@ -243,6 +245,43 @@ def td_values(
         slots, inverse = np.unique(slots, return_inverse=True)
         values[needed] += returns.discounts[needed] * stored_values(model, buffer, slots, env)[inverse]
     return values
+
+
+@th.no_grad()
+def go_on_past_the_end(
+    batch: TrajectoryBatch,
+    values: np.ndarray,
+    buffer: TrajectoryReplayBuffer,
+    model: EfficientZeroModel,
+    env: VecNormalize | None,
+) -> np.ndarray:
+    """Targets behind the last observation of a trajectory that did not terminate.
+
+    Nobody knows what would have followed there, but the model knows something: what it predicts when it starts from the
+    observation itself. A state that was imagined up to there learns to go on like that under the batch's random
+    actions; otherwise a search that passes it would find whatever the model does where it was never trained.
+
+    :param batch: with random actions behind the end
+    :param values: targets ``[batch, unroll + 1]``, changed in place behind such ends
+    :param buffer: where the last observations are
+    :param model: goes on
+    :param env: normalises observations
+    :return: reward targets ``[batch, unroll]``
+    """
+    unroll = batch.actions.shape[1]
+    rewards = batch.rewards[:, :unroll].copy()
+    rows = np.flatnonzero((batch.n_ahead < unroll) & ~batch.terminated)
+    if len(rows) == 0:
+        return rewards
+    device, ends = model.reward_scale.device, batch.n_ahead[rows]
+    output = model.initial_inference(to_tensors(buffer.observations_at(batch.slots[rows, ends], env), device))
+    for k in range(unroll - int(ends.min())):
+        actions = batch.actions[rows, np.minimum(ends + k, unroll - 1)]
+        output = model.recurrent_inference(output.latents, on_device(actions, device), output.memories)
+        inside = ends + k < unroll
+        rewards[rows[inside], ends[inside] + k] = output.rewards.cpu().numpy()[inside]
+        values[rows[inside], ends[inside] + k + 1] = output.values.cpu().numpy()[inside]
+    return rewards
 
 
 @th.no_grad()

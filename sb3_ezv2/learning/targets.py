@@ -74,23 +74,20 @@ def value_prefixes(rewards: np.ndarray, horizon: int) -> np.ndarray:
     return sums
 
 
-def loss_masks(n_ahead: np.ndarray, terminated: np.ndarray, unroll: int) -> Masks:
+def loss_masks(n_ahead: np.ndarray, unroll: int) -> Masks:
     """Which terms count around the end of an episode.
 
-    Past a terminal state the model is absorbing: reward 0 and value 0 are trained there, without policy and
-    consistency. Any other last observation (of a truncated episode, or the newest one of a stream) has a value, the
-    network's own of what was observed there; past it nothing is trained.
+    Past a terminal state the model is absorbing: reward 0 and value 0 are trained there. Past any other last
+    observation (of a truncated episode, or the newest one of a stream) it goes on as it does from the observation
+    itself. Policy and consistency count as far as there are observations.
 
     :param n_ahead: transitions that follow the sampled position ``[batch]``
-    :param terminated: whether the state after them is terminal ``[batch]``
     :param unroll: dynamics steps of the loss
     """
-    positions = np.arange(unroll + 1)
-    has_successor = positions < n_ahead[:, None]
-    observed = positions <= n_ahead[:, None]
+    has_successor = np.arange(unroll + 1) < n_ahead[:, None]
     return Masks(
-        rewards=(has_successor | terminated[:, None])[:, :-1].astype(np.float32),
-        values=(observed | terminated[:, None]).astype(np.float32),
+        rewards=np.ones((len(n_ahead), unroll), np.float32),
+        values=np.ones((len(n_ahead), unroll + 1), np.float32),
         policies=has_successor.astype(np.float32),
         consistency=has_successor[:, :-1].astype(np.float32),
     )

@@ -190,7 +190,9 @@ def select_tensors(
     strays = th.ones_like(tree.visits).scatter(1, chosen, 0.0)
     on_path = ((ancestors * strays).sum(-1) == 0).transpose(0, 1) & (tree.visits > 0)
     numbers = th.arange(n_nodes, device=chosen.device)
-    parents = (on_path * numbers).amax(1)
+    # The clamp changes nothing here. In compiled form the lanes of a block beyond the last root hold the smallest
+    # integer, and PyTorch 2.11 checks the index that follows in those lanes too.
+    parents = (on_path * numbers).amax(1).clamp_min(0)
     choices = th.cat([root_action, actions.squeeze(2)], dim=1)
     return parents, choices.gather(1, parents.unsqueeze(1)).squeeze(1)
 

@@ -10,6 +10,7 @@ The frontier is the newest observation, whose action is not known yet. Following
 episode's last slot or at the frontier, hence never in another episode and never across the ring's head.
 """
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,7 @@ from sb3_ezv2.common.compilation import entry_point
 from sb3_ezv2.common.spaces import named_arrays, named_spaces, random_actions
 from sb3_ezv2.common.type_aliases import ObservationArrays, TrajectoryBatch
 from sb3_ezv2.replay.frame_storage import new_frame_storages
+from sb3_ezv2.replay.journal_reader import JournalSummary, add_journal
 from sb3_ezv2.replay.sum_tree import find_leaves, new_sum_tree, resized, set_priorities
 
 EMPTY, TRANSITION, FRONTIER, TERMINATED, TRUNCATED = range(5)
@@ -221,6 +223,17 @@ class TrajectoryReplayBuffer:
             self.kinds[self.frontiers[env], env] = TRUNCATED
         self.frontiers[:] = NO_FRONTIER
         self.n_transitions = int((self.kinds == TRANSITION).sum())
+
+    def add_journal(self, path: str | os.PathLike, after: tuple[str, int] | None = None) -> JournalSummary:
+        """Store the steps of a journal as if they happened now; see :class:`~sb3_ezv2.callbacks.TransitionJournal`.
+
+        :param path: of the journal
+        :param after: ``(run_id, step)`` of the checkpoint that this buffer comes from, to store only what came later
+        :return: what was read; of a damaged journal that is what is whole, and a warning says so
+        :raises FileNotFoundError: if there is no such file
+        :raises ValueError: if it is no journal, or one of other spaces or environments
+        """
+        return add_journal(self, path, after)
 
     def _write_observation(self, observation: ObservationArrays, env: int, begins: bool) -> None:
         """Put the next observation of a stream into its ring; it becomes the frontier.

@@ -211,6 +211,11 @@ class FrameStorage:
         unused = np.flatnonzero(self.users[self.block_frames :] == 0)[::-1] + self.block_frames
         self.free = unused.tolist()
 
+    def frame(self, number: int) -> np.ndarray:
+        """One frame of the pool ``[outer, inner]``, see :attr:`frames` for the numbers."""
+        block, place = divmod(number, self.block_frames)
+        return self.blocks[block][place]
+
     def _split(self, stack: np.ndarray) -> np.ndarray:
         """The stack as ``[outer, n_stack, inner]``."""
         return np.asarray(stack, np.uint8).reshape(self.frame_shape[0], self.n_stack, self.frame_shape[1])
@@ -222,8 +227,7 @@ class FrameStorage:
         if not self.free:
             self._add_block()
         number = self.free.pop()
-        block, place = divmod(number, self.block_frames)
-        self.blocks[block][place] = frame
+        self.frame(number)[:] = frame
         return number
 
     def _add_block(self) -> None:

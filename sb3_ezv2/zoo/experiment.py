@@ -12,6 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import ProgressBarCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ezv2.callbacks import TransitionJournal
 from sb3_ezv2.common.user_errors import EXPECTED
 from sb3_ezv2.envs.atari import FRAME_SKIP
 from sb3_ezv2.zoo import ALGO
@@ -20,6 +21,9 @@ from sb3_ezv2.zoo.curves import draw_run
 from sb3_ezv2.zoo.progress import ReturnProgressBar
 from sb3_ezv2.zoo.settings import check_names, choose_file, for_evaluation, read_warm_up
 from sb3_ezv2.zoo.tuning import claim, open_storage, rescue_trials
+
+JOURNAL = "journal.sqlite"
+"""Name of the journal in a run's folder."""
 
 N_EVALUATIONS = 5
 """Evaluations of a run at least, and of a trial while tuning, so that there is a best model and something to prune."""
@@ -133,13 +137,16 @@ class Experiment(ExperimentManager):
             self.env_wrapper = training_wrapper
 
     def create_callbacks(self) -> None:
-        """Create the zoo's callbacks, with enough evaluations and our progress bar."""
+        """Create the zoo's callbacks, with enough evaluations, our progress bar and a journal of every step."""
         if self.eval_freq > 0:
             self.eval_freq = min(self.eval_freq, max(self.n_timesteps // N_EVALUATIONS, 1))
         super().create_callbacks()
         self.callbacks = [
             ReturnProgressBar() if type(callback) is ProgressBarCallback else callback for callback in self.callbacks
         ]
+        if self.is_ours and not self.optimize_hyperparameters:
+            # Before the others, so that a step is safe before anything can go wrong in them.
+            self.callbacks.insert(0, TransitionJournal(Path(self.save_path, JOURNAL)))
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
         model = super()._load_pretrained_agent(hyperparams, env)

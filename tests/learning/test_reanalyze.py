@@ -241,7 +241,33 @@ def test_terminal_states_are_worth_nothing(rule, cache):
     assert past.any()
     assert (targets.values[past] == 0).all() and (targets.masks.values[past] == 1).all()
     assert (targets.masks.policies[past] == 0).all()
-    np.testing.assert_array_equal(targets.rewards, batch.rewards[:, :UNROLL])
+    known = (np.arange(UNROLL) < batch.n_ahead[:, None]) | batch.terminated[:, None]
+    np.testing.assert_array_equal(targets.rewards[known], batch.rewards[:, :UNROLL][known])
+
+
+@pytest.mark.parametrize("action_space", [DISCRETE, CONTINUOUS], ids=["discrete", "box"])
+def test_past_the_last_observation_the_model_goes_on(action_space):
+    """As from the observation itself, under the batch's random actions; terminal states are no such end."""
+    setting = Setting(action_space)
+    setting.fill()
+    batch = setting.sample(40)
+    targets = setting.targets(batch, rule=ALWAYS_TD)
+    open_ends = 0
+    for row in np.flatnonzero((batch.n_ahead < UNROLL) & ~batch.terminated):
+        last = int(batch.n_ahead[row])
+        with th.no_grad():
+            output = setting.model.initial_inference(
+                {"observation": th.from_numpy(batch.observations["observation"][row : row + 1, last])}
+            )
+            assert targets.values[row, last] == pytest.approx(output.values.item(), rel=1e-4, abs=1e-4)
+            for k in range(last, UNROLL):
+                output = setting.model.recurrent_inference(
+                    output.latents, th.as_tensor(batch.actions[row : row + 1, k])
+                )
+                assert targets.rewards[row, k] == pytest.approx(output.rewards.item(), rel=1e-4, abs=1e-4)
+                assert targets.values[row, k + 1] == pytest.approx(output.values.item(), rel=1e-4, abs=1e-4)
+        open_ends += 1
+    assert open_ends > 3
 
 
 def test_multi_step_targets_come_from_the_rewards_and_the_values():
@@ -254,8 +280,8 @@ def test_multi_step_targets_come_from_the_rewards_and_the_values():
         values = setting.model.values({"observation": th.from_numpy(chains)}).numpy().reshape(batch.slots.shape)
     for row in range(30):
         for j in range(UNROLL + 1):
-            if targets.masks.values[row, j] == 0:
-                continue
+            if j > batch.n_ahead[row] and not batch.terminated[row]:
+                continue  # see test_past_the_last_observation_the_model_goes_on
             expected, factor = 0.0, 1.0
             last = min(j + TD_STEPS, int(batch.n_ahead[row]))
             for k in range(j, last):

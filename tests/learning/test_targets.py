@@ -146,44 +146,23 @@ def test_random_walk_with_exact_values(td_steps):
 
 
 def test_masks_in_the_middle_of_an_episode():
-    masks = loss_masks(np.array([7]), np.array([False]), 3)
+    masks = loss_masks(np.array([7]), 3)
     for mask, size in zip(masks, (3, 4, 4, 3), strict=True):
         np.testing.assert_array_equal(mask, np.ones((1, size)))
         assert mask.dtype == np.float32
 
 
-def test_masks_past_a_terminal_state():
+def test_masks_past_the_last_observation():
     """Reward and value are learnt there, policy and consistency are not."""
-    masks = loss_masks(np.array([2]), np.array([True]), 4)
+    masks = loss_masks(np.array([2]), 4)
     np.testing.assert_array_equal(masks.rewards, [[1, 1, 1, 1]])
     np.testing.assert_array_equal(masks.values, [[1, 1, 1, 1, 1]])
     np.testing.assert_array_equal(masks.policies, [[1, 1, 0, 0, 0]])
-    assert masks.consistency[0, 0] == 1
-    np.testing.assert_array_equal(masks.consistency[0, 2:], [0, 0])
+    np.testing.assert_array_equal(masks.consistency, [[1, 1, 0, 0]])
 
 
-def test_masks_past_any_other_end():
-    """Nothing is learnt from what is not known; the value of the last observation is."""
-    masks = loss_masks(np.array([2]), np.array([False]), 4)
-    np.testing.assert_array_equal(masks.rewards[0, 2:], [0, 0])
-    np.testing.assert_array_equal(masks.values[0, 3:], [0, 0])
-    np.testing.assert_array_equal(masks.policies[0, 3:], [0, 0])
-    np.testing.assert_array_equal(masks.consistency[0, 2:], [0, 0])
-    np.testing.assert_array_equal(masks.values[0, :3], [1, 1, 1])
-    np.testing.assert_array_equal(masks.policies[0, :2], [1, 1])
-
-
-@pytest.mark.parametrize("terminated", [False, True])
-def test_the_end_may_lie_just_behind_the_window(terminated):
-    masks = loss_masks(np.array([4]), np.array([terminated]), 3)
-    assert all((mask == 1).all() for mask in masks)
-
-
-def test_a_reward_is_learnt_for_every_transition_that_was_seen():
-    """Also for the one that leads to the last state known."""
-    for n_ahead in range(1, 6):
-        masks = loss_masks(np.array([n_ahead]), np.array([False]), 5)
-        np.testing.assert_array_equal(masks.rewards[0], (np.arange(5) < n_ahead).astype(np.float32))
+def test_the_end_may_lie_just_behind_the_window():
+    assert all((mask == 1).all() for mask in loss_masks(np.array([4]), 3))
 
 
 def test_returns_are_used_in_the_td_phase_and_for_fresh_states():

@@ -34,6 +34,7 @@ AT_THE_TOP = {
     "policies": "algorithm",
     "policy_files": "algorithm",
     "model_files": "algorithm",
+    "callbacks": "algorithm",
     "compatibility": "algorithm",
     "command_line": "commands",
     "train": "commands",

@@ -52,6 +52,7 @@ def test_a_run_leaves_everything_in_its_folder(trained):
         "best_model.zip",
         "replay_buffer.pkl",
         "learning_curve.png",
+        "journal.sqlite",
     }
     assert "sb3_ezv2.train" in (trained.folder / trained.name / "command.txt").read_text()
     picture = imread(trained.folder / "learning_curve.png")
