@@ -1,5 +1,7 @@
 """EfficientZero V2 for Stable-Baselines3."""
 
+from pathlib import Path
+
 from sb3_ezv2.callbacks import TransitionJournal
 from sb3_ezv2.checkpoints import ResumableCheckpointCallback
 from sb3_ezv2.common.schedules import WarmUp
@@ -9,6 +11,7 @@ from sb3_ezv2.policies import CnnPolicy, EZV2Policy, MlpPolicy, MultiInputPolicy
 from sb3_ezv2.replay.buffer import TrajectoryReplayBuffer
 
 resolve_old_names()
+__version__ = Path(__file__).with_name("version.txt").read_text(encoding="utf-8").strip()
 
 __all__ = [
     "CnnPolicy",
@@ -20,4 +23,5 @@ __all__ = [
     "TrajectoryReplayBuffer",
     "TransitionJournal",
     "WarmUp",
+    "__version__",
 ]

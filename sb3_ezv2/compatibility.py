@@ -1,8 +1,14 @@
 """Files of release 0.1: the modules that their pickles name, and what was different when they were written."""
 
 import sys
+import warnings
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
+
+import numpy as np
+
+from sb3_ezv2.policies import EZV2Policy, MultiInputPolicy
 
 MOVED = {
     "frame_storage": "replay.frame_storage",
@@ -19,12 +25,25 @@ def resolve_old_names() -> None:
         sys.modules.setdefault(f"sb3_ezv2.{old}", import_module(f"sb3_ezv2.{new}"))
 
 
-def bring_up_to_date(attributes: dict[str, Any]) -> None:
-    """Change the attributes of a loaded model of release 0.1 so that its networks are built as they were.
+def bring_up_to_date(attributes: dict[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Change the attributes of a model of release 0.1 so that its networks are built as they were.
 
-    :param attributes: of an :class:`~sb3_ezv2.ezv2.EfficientZeroV2`; those of later releases are left alone
+    Where ``td_phase`` and ``td_fresh`` are shares of the run, counts take their place, with one warning that says so.
+
+    :param attributes: of an :class:`~sb3_ezv2.ezv2.EfficientZeroV2`, from a file
+    :param defaults: arguments by name
     """
     remembered = vars(attributes["statistics"]) if "statistics" in attributes else {}
     if "largest_reward" in remembered:  # only release 0.1 had it
         del remembered["largest_reward"]
         attributes["policy_kwargs"] = {**attributes["policy_kwargs"], "transformed_support": True}
+    if attributes["policy_class"] is EZV2Policy:  # MlpPolicy and MultiInputPolicy were one class
+        attributes["policy_class"] = MultiInputPolicy
+    shares = [name for name in ("td_phase", "td_fresh") if isinstance(attributes[name], float | np.floating)]
+    if shares:
+        listed = " and ".join(f"{name}={defaults[name]} instead of {attributes[name]}" for name in shares)
+        warnings.warn(
+            f"the model was saved with shares of its run, which release 0.1 had; it goes on with the counts {listed}",
+            stacklevel=2,
+        )
+        attributes.update({name: defaults[name] for name in shares})

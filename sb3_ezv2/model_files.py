@@ -48,11 +48,9 @@ class SavedAlgorithm(ReplayAlgorithm):
     def load(
         cls: type[SelfSaved],
         path: str | Path | io.BufferedIOBase,
-        env: GymEnv | None = None,
+        env: GymEnv | str | None = None,
         device: th.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
+        *args: Any,
         **kwargs: Any,
     ) -> SelfSaved:
         """Load a model; see ``BaseAlgorithm.load``. A model may execute anything: load only what you trust.
@@ -62,10 +60,8 @@ class SavedAlgorithm(ReplayAlgorithm):
         :param path: file written by ``save`` or :meth:`save_policy`
         :param env: environments to learn in; ``None`` to predict only
         :param device: where the model is to be
-        :param custom_objects: in place of what the file holds, by name
-        :param print_system_info: whether to print the versions that the model was saved with
-        :param force_reset: whether the environments are reset before learning goes on
-        :param kwargs: arguments of the constructor to change
+        :param args: of ``BaseAlgorithm.load``
+        :param kwargs: of ``BaseAlgorithm.load``, and arguments of the constructor to change
         :raises ValueError: if the file is damaged or something else
         """
         file = open_path(path, "r", suffix="zip")
@@ -78,11 +74,11 @@ class SavedAlgorithm(ReplayAlgorithm):
         finally:
             if isinstance(path, str | Path):
                 file.close()
-        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+        return super().load(path, env, device, *args, **kwargs)
 
     @classmethod
     def _acting(
-        cls: type[SelfSaved], policy: PlanningPolicy, env: GymEnv | None, device: th.device | str, **kwargs: Any
+        cls: type[SelfSaved], policy: PlanningPolicy, env: GymEnv | str | None, device: th.device | str, **kwargs: Any
     ) -> SelfSaved:
         """A model that acts as a policy does."""
         settings = policy._get_constructor_parameters()
@@ -97,6 +93,7 @@ class SavedAlgorithm(ReplayAlgorithm):
         else:
             model.observation_space, model.action_space = policy.observation_space, policy.action_space
             model.n_envs = 1
+        model._from_release_0_1 = False
         model._setup_model()
         model.set_parameters({"policy": policy.state_dict()}, exact_match=False)
         return model

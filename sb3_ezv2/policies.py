@@ -2,7 +2,8 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Any, BinaryIO, TypeVar
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, BinaryIO, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
@@ -11,18 +12,69 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.common.utils import get_device
 
-from sb3_ezv2.common.arguments import argument_names, check_known
+from sb3_ezv2.common.actions import ActionKind, Sampling, action_kind_of
+from sb3_ezv2.common.arguments import (
+    FIXED,
+    ArgumentGroup,
+    Real,
+    Whole,
+    argument_names,
+    check_known,
+    keywords,
+    shown,
+    switch,
+)
 from sb3_ezv2.common.files import open_to_replace
+from sb3_ezv2.common.random_numbers import GloballySeeded
 from sb3_ezv2.common.spaces import MIN_IMAGE_SIZE, image_parts
 from sb3_ezv2.common.type_aliases import Plan
-from sb3_ezv2.networks.action_heads import ContinuousActionHead, DiscreteActionHead, make_action_head
-from sb3_ezv2.networks.builders import image_model, vector_model
+from sb3_ezv2.networks.builders import ImageNetwork, VectorNetwork, image_model, vector_model
 from sb3_ezv2.networks.copies import ModelCopies
 from sb3_ezv2.networks.model import EfficientZeroModel
 from sb3_ezv2.planning.planner import Planner
 from sb3_ezv2.policy_files import read_policy, write_policy
 
 SelfPlanningPolicy = TypeVar("SelfPlanningPolicy", bound="PlanningPolicy")
+
+MOST_SIMULATIONS = 10_000
+
+
+@dataclass(frozen=True)
+class SearchArguments(ArgumentGroup):
+    """How a policy searches.
+
+    :param gamma: discount of one step
+    :param n_simulations: model calls per search
+    :param n_candidates: actions sampled at the root of a continuous search; ``Discrete`` always considers all
+    :param n_considered: candidates that sequential halving starts with; ``None`` for half the simulations, at most all
+    :param n_policy_candidates: candidates that come from the policy itself while exploring
+    :param flatten_factor: multiplies the standard deviation of the policy that the other candidates come from
+    """
+
+    gamma: Annotated[float, Real(0.0, 1.0), FIXED] = 0.99
+    n_simulations: Annotated[int, Whole(1, MOST_SIMULATIONS)] = 16
+    n_candidates: Annotated[int, Whole(1, MOST_SIMULATIONS), FIXED] = 16
+    n_considered: Annotated[int | None, Whole(1, MOST_SIMULATIONS)] = None
+    n_policy_candidates: Annotated[int, Whole(0, MOST_SIMULATIONS), FIXED] = 4
+    flatten_factor: Annotated[float, Real(1.0, 1e3), FIXED] = 3.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        Whole(0, self.n_candidates, "the number of candidates")("n_policy_candidates", self.n_policy_candidates)
+
+    def planner(self, n_candidates: int) -> Planner:
+        """What searches in this way.
+
+        :param n_candidates: actions that there are at a root
+        :raises ValueError: if there are fewer of them than ``n_considered``
+        """
+        considered = self.n_considered or max(1, min(self.n_simulations // 2, n_candidates))
+        if considered > n_candidates:
+            raise ValueError(
+                f"n_considered={considered} must lie between 1 and the number of candidates, {n_candidates}; lower it "
+                "or raise n_candidates"
+            )
+        return Planner(self.n_simulations, considered, self.gamma)
 
 
 class PlanningPolicy(BasePolicy):
@@ -31,69 +83,59 @@ class PlanningPolicy(BasePolicy):
     It holds three copies of the model, ``model``, ``average_model`` and ``target_model``, which
     :class:`~sb3_ezv2.networks.copies.ModelCopies` keeps; the average acts.
 
-    A subclass sets ``network_kwargs``, what :meth:`make_model` needs, before it calls this constructor; they are
-    arguments of its own constructor.
+    What goes into ``policy_kwargs`` are the arguments of the network, see ``network_class`` of the subclass, and those
+    of the optimiser. The arguments of the search are those of the algorithm that have the same names.
 
     :param observation_space: of the environment
     :param action_space: ``Discrete`` or bounded ``Box``
     :param lr_schedule: learning rate as a function of the remaining progress
-    :param gamma: discount of one step
-    :param n_simulations: model calls per search
-    :param n_candidates: actions sampled at the root of a continuous search; ``Discrete`` always considers all
-    :param n_considered: candidates that sequential halving starts with; ``None`` for half the simulations, at most all
-    :param n_policy_candidates: candidates that come from the policy itself while exploring
-    :param flatten_factor: multiplies the standard deviation of the policy that the other candidates come from
     :param optimizer_class: optimiser of the model
     :param optimizer_kwargs: its arguments besides the learning rate
+    :param kwargs: of :class:`SearchArguments` and of the ``network_class``
+    :raises ValueError: naming the argument, if a value cannot work
     """
 
-    network_kwargs: dict[str, Any]
+    network_class: ClassVar[type[VectorNetwork] | type[ImageNetwork]]
 
     def __init__(
         self,
         observation_space: spaces.Space,
         action_space: spaces.Space,
         lr_schedule: Schedule,
-        gamma: float = 0.99,
-        n_simulations: int = 16,
-        n_candidates: int = 16,
-        n_considered: int | None = None,
-        n_policy_candidates: int = 4,
-        flatten_factor: float = 3.0,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(observation_space, action_space, squash_output=isinstance(action_space, spaces.Box))
-        self.search_kwargs = {
-            "gamma": gamma,
-            "n_simulations": n_simulations,
-            "n_candidates": n_candidates,
-            "n_considered": n_considered,
-            "n_policy_candidates": n_policy_candidates,
-            "flatten_factor": flatten_factor,
-        }
+        check_known(kwargs, policy_arguments(type(self)), f"{type(self).__name__}'s arguments")
+        search = SearchArguments.of(kwargs)
+        kind = action_kind_of(
+            action_space, Sampling(search.n_candidates, search.n_policy_candidates, search.flatten_factor)
+        )
+        super().__init__(observation_space, action_space, squash_output=kind.scaled)
+        self.action_kind, self.search_arguments = kind, search
+        if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, th.optim.Optimizer)):
+            raise ValueError(f"optimizer_class={shown(optimizer_class)} must be a class of torch.optim")
         self.optimizer_class = optimizer_class
-        self.optimizer_kwargs = dict(optimizer_kwargs or {})
+        self.optimizer_kwargs = {} if optimizer_kwargs is None else dict(keywords("optimizer_kwargs", optimizer_kwargs))
         if optimizer_class is th.optim.Adam:
             self.optimizer_kwargs.setdefault("fused", True)  # one kernel instead of a dozen per parameter
-        action_head = make_action_head(action_space, n_candidates, n_policy_candidates, flatten_factor)
-        if n_considered is None:
-            n_considered = max(1, min(n_simulations // 2, action_head.n_candidates))
-        elif not 1 <= n_considered <= action_head.n_candidates:
+        self.network = self.network_class.of(kwargs)
+        self.planner = search.planner(kind.n_candidates)
+        model = self.make_model(kind, search.gamma)
+        try:
+            self.copies = ModelCopies(model, optimizer_class, self.optimizer_kwargs, lr_schedule(1))
+        except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(
-                f"n_considered={n_considered} must lie between 1 and the number of candidates, "
-                f"{action_head.n_candidates}; lower it or raise n_candidates"
-            )
-        self.planner = Planner(n_simulations, n_considered, gamma)
-        model = self.make_model(action_head, gamma)
-        self.copies = ModelCopies(model, optimizer_class, self.optimizer_kwargs, lr_schedule(1))
+                f"optimizer_kwargs={shown(optimizer_kwargs)} do not fit {optimizer_class.__name__}: {error}"
+            ) from error
         self.model, self.average_model, self.target_model = model, self.copies.average, self.copies.target
         self.optimizer = self.copies.optimizer
         self.rng = np.random.default_rng()
+        self.prediction_noise = GloballySeeded()
 
     @abstractmethod
-    def make_model(self, action_head: DiscreteActionHead | ContinuousActionHead, gamma: float) -> EfficientZeroModel:
-        """Build the world model from ``network_kwargs``."""
+    def make_model(self, action_kind: ActionKind, gamma: float) -> EfficientZeroModel:
+        """Build the world model from ``network``."""
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {
@@ -102,8 +144,8 @@ class PlanningPolicy(BasePolicy):
             "lr_schedule": self._dummy_schedule,  # a policy loaded alone is not trained
             "optimizer_class": self.optimizer_class,
             "optimizer_kwargs": self.optimizer_kwargs,
-            **self.search_kwargs,
-            **self.network_kwargs,
+            **vars(self.search_arguments),
+            **vars(self.network),
         }
 
     def save(self, path: str) -> None:
@@ -151,22 +193,41 @@ class PlanningPolicy(BasePolicy):
         return self
 
     def seed_planning(self, seed: int | None) -> None:
-        """Restart the random numbers of exploring searches and of the updates."""
+        """Restart the random numbers of exploring searches and of the updates.
+
+        Those of predictions restart from numpy's global generator.
+        """
         self.rng = np.random.default_rng(seed)
         self.copies.seed(seed)
+        self.prediction_noise.restart()
 
     def _named_tensors(self, observations: PyTorchObs) -> dict[str, th.Tensor]:
         return observations if isinstance(observations, dict) else {"observation": observations}
 
-    def search(self, observations: PyTorchObs, deterministic: bool = False) -> Plan:
-        """Plan for tensors ``[n, ...]``; actions of a ``Box`` come scaled to [-1, 1], discrete ones count from 0."""
+    def set_search(self, arguments: SearchArguments) -> None:
+        """Search in another way from now on.
+
+        :raises ValueError: if the number of candidates does not allow it
+        """
+        self.planner = arguments.planner(self.action_kind.n_candidates)
+        self.search_arguments = arguments
+
+    def search(
+        self, observations: PyTorchObs, deterministic: bool = False, rng: np.random.Generator | None = None
+    ) -> Plan:
+        """Plan for tensors ``[n, ...]``; actions of a ``Box`` come scaled to [-1, 1], discrete ones count from 0.
+
+        :param observations: as ``obs_to_tensor`` makes them
+        :param deterministic: greedy instead of exploring
+        :param rng: source of the noise while exploring; ``None`` for the one of learning
+        """
         named = self._named_tensors(observations)
         if deterministic:
             return self.planner.plan(
                 self.average_model, named, self.planner.greedy_noise(self.average_model), explore=False
             )
         n = len(next(iter(named.values())))
-        noise = self.planner.draw_noise(self.average_model, n, self.rng)
+        noise = self.planner.draw_noise(self.average_model, n, self.rng if rng is None else rng)
         return self.planner.plan(self.average_model, named, noise, explore=True)
 
     def plan(self, observation: np.ndarray | dict[str, np.ndarray], deterministic: bool = False) -> Plan:
@@ -178,18 +239,44 @@ class PlanningPolicy(BasePolicy):
             actions and candidates are in the environment's own units
         """
         tensors, _ = self.obs_to_tensor(observation)
-        plan = self.search(tensors, deterministic)
+        plan = self.search(tensors, deterministic, self.prediction_noise.generator())
         return plan._replace(actions=self.to_env_actions(plan.actions), candidates=self.to_env_actions(plan.candidates))
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        n_simulations: int | None = None,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """Actions for one or several observations; see ``BasePolicy.predict``.
+
+        :param observation: one or several
+        :param state: not used
+        :param episode_start: not used
+        :param deterministic: greedy instead of exploring. Exploring draws from a generator of its own, which
+            Stable-Baselines3's ``set_random_seed`` governs, and leaves the random numbers of learning alone
+        :param n_simulations: model calls of this search, for a quicker or a deeper plan; ``None`` for the usual number
+        :return: actions in the environment's own units, and ``state``
+        """
+        usual = self.search_arguments
+        if n_simulations is None or n_simulations == usual.n_simulations:
+            return super().predict(observation, state, episode_start, deterministic)
+        self.set_search(replace(usual, n_simulations=n_simulations))
+        try:
+            return super().predict(observation, state, episode_start, deterministic)
+        finally:
+            self.set_search(usual)
+
+    def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
+        """Actions of ``predict`` between the bounds; see ``BasePolicy.unscale_action``."""
+        flat = scaled_action.reshape(len(scaled_action), -1) if scaled_action.ndim > 1 else scaled_action
+        return self.action_kind.to_env(flat).reshape(scaled_action.shape)
 
     def to_env_actions(self, actions: np.ndarray) -> np.ndarray:
         """Actions of a plan ``[..., *action_shape]`` in the environment's own units and dtype."""
-        space = self.action_space
-        if isinstance(space, spaces.Discrete):
-            return actions + space.start
-        assert isinstance(space, spaces.Box)
-        low, high = space.low.reshape(-1), space.high.reshape(-1)
-        scaled = low + 0.5 * (actions + 1.0) * (high - low)
-        return scaled.reshape(*actions.shape[:-1], *space.shape).astype(space.dtype)
+        return self.action_kind.to_env(actions)
 
     def predict_values(self, obs: PyTorchObs) -> th.Tensor:
         """Network values ``[n, 1]`` of observations, in the environment's units, without a search.
@@ -200,10 +287,9 @@ class PlanningPolicy(BasePolicy):
             return self.average_model.values(self._named_tensors(obs)).unsqueeze(-1)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        plan = self.search(observation, deterministic)
-        if isinstance(self.action_space, spaces.Discrete):
-            return th.as_tensor(self.to_env_actions(plan.actions))
-        return th.as_tensor(plan.actions)  # ``predict`` scales to the bounds
+        actions = self.search(observation, deterministic, self.prediction_noise.generator()).actions
+        # Scaled ones are brought to the bounds by ``predict``.
+        return th.as_tensor(actions if self.action_kind.scaled else self.to_env_actions(actions))
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """Same as ``_predict``."""
@@ -216,66 +302,23 @@ def _subclasses(policy_class: type[SelfPlanningPolicy]) -> Iterator[type[SelfPla
         yield from _subclasses(kind)
 
 
-def check_sizes(sizes: dict[str, int | None]) -> None:
-    """Refuse sizes of a network that are not at least 1; ``None`` stands for a default.
-
-    :raises ValueError: naming the argument
-    """
-    for name, value in sizes.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
-
-
 class EZV2Policy(PlanningPolicy):
-    """Policy for vector observations that plans with a learned model.
+    """Policy for vector observations that plans with a learned model; ``"MlpPolicy"``.
 
     :param observation_space: of the environment
     :param action_space: ``Discrete`` or bounded ``Box``
     :param lr_schedule: learning rate as a function of the remaining progress
-    :param latent_dim: size of the latent state
-    :param hidden_dim: hidden size of the residual blocks and heads
-    :param n_blocks: residual blocks of the representation and of the dynamics each
-    :param projection_dim: hidden size of the consistency projection
-    :param value_prefix: whether sums of rewards are predicted instead of single rewards, see
-        :mod:`sb3_ezv2.networks.value_prefix`; searches are slower then, because torch evaluates the network
-    :param lstm_dim: size of the LSTM that reads the value prefix
-    :param prefix_horizon: steps after which the value prefix begins again
-    :param transformed_support: whether rewards and values are read as in release 0.1, in whose models this is set, see
-        :class:`~sb3_ezv2.networks.supports.TransformedSupport`
-    :param kwargs: further arguments, see :class:`PlanningPolicy`
-    :raises ValueError: if a size of the network is not positive
+    :param kwargs: sizes of the network, see :class:`~sb3_ezv2.networks.builders.VectorNetwork`, and what
+        :class:`PlanningPolicy` takes
+    :raises ValueError: naming the argument, if a value cannot work
     """
 
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
-        lr_schedule: Schedule,
-        latent_dim: int = 128,
-        hidden_dim: int = 128,
-        n_blocks: int = 1,
-        projection_dim: int = 256,
-        value_prefix: bool = False,
-        lstm_dim: int = 512,
-        prefix_horizon: int = 5,
-        transformed_support: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        sizes: dict[str, Any] = {
-            "latent_dim": latent_dim,
-            "hidden_dim": hidden_dim,
-            "n_blocks": n_blocks,
-            "projection_dim": projection_dim,
-            "lstm_dim": lstm_dim,
-            "prefix_horizon": prefix_horizon,
-        }
-        check_sizes(sizes)
-        self.network_kwargs = sizes | {"value_prefix": value_prefix, "transformed_support": transformed_support}
-        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+    network_class = VectorNetwork
+    network: VectorNetwork
 
-    def make_model(self, action_head: DiscreteActionHead | ContinuousActionHead, gamma: float) -> EfficientZeroModel:
+    def make_model(self, action_kind: ActionKind, gamma: float) -> EfficientZeroModel:
         """Build the world model for vectors."""
-        return vector_model(self.observation_space, action_head, gamma, **self.network_kwargs)
+        return vector_model(self.observation_space, action_kind, gamma, self.network)
 
 
 class CnnPolicy(PlanningPolicy):
@@ -287,86 +330,48 @@ class CnnPolicy(PlanningPolicy):
     :param observation_space: of the environment
     :param action_space: ``Discrete`` or bounded ``Box``
     :param lr_schedule: learning rate as a function of the remaining progress
-    :param stem_channels: channels of the first, larger feature maps
-    :param latent_channels: channels of the latent state
-    :param action_channels: channels of the embedded action
-    :param head_channels: channels that each head flattens
-    :param hidden_dim: hidden size of the heads; ``None`` for 32 with discrete actions and 64 with continuous ones
-    :param projection_dim: size of the consistency projection
-    :param prediction_dim: hidden size of the consistency prediction
-    :param normalize_images: whether pixels are bytes, to be divided by 255, as in every policy of SB3
-    :param augment: whether the losses see images shifted by up to 4 pixels and with a changed intensity, see
-        :mod:`sb3_ezv2.networks.augmentation`
-    :param value_prefix: whether sums of rewards are predicted instead of single rewards, see
-        :mod:`sb3_ezv2.networks.value_prefix`
-    :param lstm_dim: size of the LSTM that reads the value prefix
-    :param prefix_horizon: steps after which the value prefix begins again
-    :param transformed_support: whether rewards and values are read as in release 0.1, in whose models this is set, see
-        :class:`~sb3_ezv2.networks.supports.TransformedSupport`
-    :param kwargs: further arguments, see :class:`PlanningPolicy`
-    :raises ValueError: if the observations are not images of these sizes, or a size of the network is not positive
+    :param kwargs: sizes of the network, see :class:`~sb3_ezv2.networks.builders.ImageNetwork`, and what
+        :class:`PlanningPolicy` takes
+    :raises ValueError: naming the argument, if a value cannot work, or if the observations are not such images
     """
 
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
-        lr_schedule: Schedule,
-        stem_channels: int = 32,
-        latent_channels: int = 64,
-        action_channels: int = 16,
-        head_channels: int = 16,
-        hidden_dim: int | None = None,
-        projection_dim: int = 1024,
-        prediction_dim: int = 256,
-        normalize_images: bool = True,
-        augment: bool = True,
-        value_prefix: bool = False,
-        lstm_dim: int = 512,
-        prefix_horizon: int = 5,
-        transformed_support: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        self.images = image_parts(observation_space, normalize_images)
-        if not self.images:
-            raise ValueError(
-                f"observation space {observation_space} has no image of at least {MIN_IMAGE_SIZE} pixels per side for "
-                "policy='CnnPolicy'; use 'MultiInputPolicy', which flattens everything else"
-            )
-        sizes: dict[str, Any] = {
-            "stem_channels": stem_channels,
-            "latent_channels": latent_channels,
-            "action_channels": action_channels,
-            "head_channels": head_channels,
-            "hidden_dim": hidden_dim,
-            "projection_dim": projection_dim,
-            "prediction_dim": prediction_dim,
-            "lstm_dim": lstm_dim,
-            "prefix_horizon": prefix_horizon,
-        }
-        check_sizes(sizes)
-        switches = {"normalize_images": normalize_images, "augment": augment, "value_prefix": value_prefix}
-        self.network_kwargs = sizes | switches | {"transformed_support": transformed_support}
-        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
-        self.normalize_images = normalize_images
+    network_class = ImageNetwork
+    network: ImageNetwork
 
-    def make_model(self, action_head: DiscreteActionHead | ContinuousActionHead, gamma: float) -> EfficientZeroModel:
+    def make_model(self, action_kind: ActionKind, gamma: float) -> EfficientZeroModel:
         """Build the world model for images."""
-        return image_model(self.observation_space, action_head, gamma, **self.network_kwargs)
+        self.normalize_images = self.network.normalize_images
+        if not image_parts(self.observation_space, self.normalize_images):
+            raise ValueError(
+                f"observation space {self.observation_space} has no image of at least {MIN_IMAGE_SIZE} pixels per side "
+                "for policy='CnnPolicy'; use 'MultiInputPolicy', which flattens everything else"
+            )
+        return image_model(self.observation_space, action_kind, gamma, self.network)
+
+
+class MultiInputPolicy(EZV2Policy):
+    """Policy for a ``Dict`` of vectors; with images in it, the algorithm takes :class:`CnnPolicy` in its place.
+
+    :param observation_space: of the environment
+    :param action_space: ``Discrete`` or bounded ``Box``
+    :param lr_schedule: learning rate as a function of the remaining progress
+    :param kwargs: as for :class:`EZV2Policy`, or for :class:`CnnPolicy` where there are images
+    """
 
 
 MlpPolicy = EZV2Policy
-MultiInputPolicy = EZV2Policy
 
-GIVEN_BY_ALGORITHM = {
-    *("self", "observation_space", "action_space", "lr_schedule", "gamma"),
-    *("n_simulations", "n_candidates", "n_considered", "n_policy_candidates", "flatten_factor"),
-}
-"""Arguments of a policy that are no ``policy_kwargs``: the algorithm has arguments of the same names for them."""
+
+def policy_arguments(policy_class: type[PlanningPolicy]) -> set[str]:
+    """Names of everything that a policy takes besides its spaces and its learning rate."""
+    given = {"self", "observation_space", "action_space", "lr_schedule"}
+    classes = [part for part in policy_class.__mro__ if issubclass(part, PlanningPolicy) and "__init__" in vars(part)]
+    names = {name for part in classes for name in argument_names(vars(part)["__init__"])}
+    return (names | {*policy_class.network_class.names(), *SearchArguments.names()}) - given
 
 
 def policy_for(
-    policy_class: type[PlanningPolicy], observation_space: spaces.Space, kwargs: dict[str, Any]
+    policy_class: type[Any], observation_space: spaces.Space, kwargs: dict[str, Any]
 ) -> type[PlanningPolicy]:
     """``CnnPolicy`` in place of ``MultiInputPolicy`` for a ``Dict`` with images that it can see.
 
@@ -375,8 +380,10 @@ def policy_for(
     :param kwargs: of the policy
     :raises ValueError: if images have different sizes or are too large, or if the policy has no such arguments
     """
-    if policy_class is MultiInputPolicy and isinstance(observation_space, spaces.Dict):
-        has_images = image_parts(observation_space, kwargs.get("normalize_images", True))
-        policy_class = CnnPolicy if has_images else policy_class
-    check_known(kwargs, argument_names(policy_class) - GIVEN_BY_ALGORITHM, f"{policy_class.__name__}'s policy_kwargs")
+    if issubclass(policy_class, MultiInputPolicy) and isinstance(observation_space, spaces.Dict):
+        normalize_images = switch("normalize_images", kwargs.get("normalize_images", True))
+        policy_class = CnnPolicy if image_parts(observation_space, normalize_images) else policy_class
+    # The algorithm has arguments of its own for the search.
+    known = policy_arguments(policy_class) - set(SearchArguments.names())
+    check_known(kwargs, known, f"{policy_class.__name__}'s policy_kwargs")
     return policy_class

@@ -11,16 +11,23 @@ import uuid
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any, BinaryIO, cast
 
 import numpy as np
-from stable_baselines3.common.base_class import BaseAlgorithm
+from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.save_util import open_path
-from stable_baselines3.common.utils import safe_mean
+from stable_baselines3.common.type_aliases import RolloutReturn, TrainFreq
+from stable_baselines3.common.utils import safe_mean, should_collect_more_steps
+from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ezv2.common.arguments import argument_names, check_known
 from sb3_ezv2.common.files import open_to_replace
+from sb3_ezv2.common.normalization import Normalizer
 from sb3_ezv2.common.spaces import check_finite
+from sb3_ezv2.configured_algorithm import ConfiguredAlgorithm
+from sb3_ezv2.policies import PlanningPolicy
 from sb3_ezv2.replay.buffer import TrajectoryReplayBuffer
 from sb3_ezv2.replay.frame_storage import frames_stacked_by
 from sb3_ezv2.replay.saving import load_buffer, save_buffer
@@ -47,39 +54,74 @@ NO_ROLLOUT = (0, 0, 0)
 """Steps, transitions and episodes of a rollout that has not begun."""
 
 
-class ReplayAlgorithm(BaseAlgorithm):
+class ReplayAlgorithm(ConfiguredAlgorithm):
     """An SB3 algorithm that learns from a :class:`~sb3_ezv2.replay.buffer.TrajectoryReplayBuffer`.
 
-    ``OffPolicyAlgorithm`` would bring action noise, ``tau`` and a buffer of single transitions, which do not fit.
+    ``OffPolicyAlgorithm`` would bring action noise and a buffer of single transitions, which do not fit.
     """
 
+    policy: PlanningPolicy
     replay_buffer: TrajectoryReplayBuffer
-    buffer_size: int
-    replay_buffer_class: type[TrajectoryReplayBuffer] | None
-    replay_buffer_kwargs: dict[str, Any] | None
     _stream_is_whole = True  # whether the buffer holds all that the environments did
     run_id: str
-    train_freq: int | tuple[int, str]
     _begun_rollout = NO_ROLLOUT  # steps, transitions and episodes collected since the last updates
     _updates_due = 0  # for what has been collected
     _logged_episodes = 0
     _n_stack = 1  # of VecFrameStack; saved with the model, which may be loaded without environments
 
     def _setup_model(self) -> None:
-        if isinstance(self.train_freq, list):  # a pair that was saved as JSON
-            self.train_freq = (self.train_freq[0], self.train_freq[1])
         if not hasattr(self, "run_id"):  # a loaded model goes on with its own
             self.run_id = uuid.uuid4().hex
 
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        n_simulations: int | None = None,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """Plan; see :meth:`PlanningPolicy.predict <sb3_ezv2.policies.PlanningPolicy.predict>`."""
+        return self.policy.predict(observation, state, episode_start, deterministic, n_simulations)
+
+    def warm_up(self, n_observations: int = 1) -> None:
+        """Compile what predictions need, which otherwise the first one does; nothing else changes.
+
+        :param n_observations: how many observations a prediction will be for
+        """
+        space = deepcopy(self.observation_space)
+        observations = [space.sample() for _ in range(n_observations)]
+        batch = (
+            {key: np.stack([part[key] for part in observations]) for key in observations[0]}
+            if isinstance(space, spaces.Dict)
+            else np.stack(observations)
+        )
+        tensors, _ = self.policy.obs_to_tensor(batch)
+        for deterministic in (True, False):
+            self.policy.search(tensors, deterministic, np.random.default_rng(0))
+
+    @property
+    def normalizer(self) -> Normalizer:
+        """Gives data as the environments did and as the model sees it."""
+        return Normalizer(self.env)
+
+    # -- replay ------------------------------------------------------------------------------------------------------
+
     def _new_replay_buffer(self) -> TrajectoryReplayBuffer:
         """An empty buffer that stores each frame once where ``VecFrameStack`` is around the environments."""
-        kwargs = dict(self.replay_buffer_kwargs or {})
+        arguments = self.arguments.replay
+        kwargs = dict(arguments.replay_buffer_kwargs or {})
         if self.env is not None:
             self._n_stack = frames_stacked_by(self.env)
-        buffer_class = self.replay_buffer_class or TrajectoryReplayBuffer
+        buffer_class = arguments.replay_buffer_class or TrajectoryReplayBuffer
+        given = {"self", "buffer_size", "observation_space", "action_space", "n_envs"}
+        known = argument_names(TrajectoryReplayBuffer.__init__) | argument_names(buffer_class.__init__)
+        check_known(kwargs, known - given, f"{buffer_class.__name__}'s replay_buffer_kwargs")
         if buffer_class is TrajectoryReplayBuffer:
             kwargs.setdefault("n_stack", self._n_stack)
-        return buffer_class(self.buffer_size, self.observation_space, self.action_space, n_envs=self.n_envs, **kwargs)
+        return buffer_class(
+            arguments.buffer_size, self.observation_space, self.action_space, n_envs=self.n_envs, **kwargs
+        )
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         if not self._stream_is_whole:
@@ -98,14 +140,63 @@ class ReplayAlgorithm(BaseAlgorithm):
     def _start_streams(self) -> None:
         """Check the first observations after a reset."""
         assert self._last_obs is not None
-        vec_normalize = self._vec_normalize_env
-        first = self._last_obs if vec_normalize is None else vec_normalize.get_original_obs()
+        first = self.normalizer.raw_observations(self._last_obs)
         try:
             check_finite("the first observation", first)
         except ValueError:
             self._last_obs = None  # the next call of learn resets the environments again
             raise
         self._last_original_obs = first
+
+    # -- collecting --------------------------------------------------------------------------------------------------
+
+    def collect_rollouts(
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        train_freq: TrainFreq,
+        replay_buffer: TrajectoryReplayBuffer,
+        learning_starts: int = 0,
+        log_interval: int | None = None,
+    ) -> RolloutReturn:
+        """Step all environments until ``train_freq`` is reached and store what happens.
+
+        :param env: the training environments
+        :param callback: called after every step; its ``locals`` are those of SB3's off-policy algorithms, where
+            ``actions`` are in the environment's own units and ``buffer_actions`` those that are stored
+        :param train_freq: how much to collect
+        :param replay_buffer: of this algorithm
+        :param learning_starts: transitions collected with random actions
+        :param log_interval: log every so many episodes
+        :return: transitions, episodes, and whether the callbacks want to go on
+        """
+        num_collected_steps, num_collected_transitions, num_collected_episodes = self._begun_rollout
+        callback.on_rollout_start()
+        self._dump_logs_if_due(log_interval)
+        while should_collect_more_steps(train_freq, num_collected_steps, num_collected_episodes):
+            buffer_actions = self._choose_actions(env.num_envs, learning_starts)
+            actions = self.policy.to_env_actions(buffer_actions)
+            with self._whole_step():
+                new_obs, rewards, dones, infos = env.step(actions)
+                self._store(buffer_actions, new_obs, rewards, dones, infos)
+            num_collected_steps, num_collected_transitions, num_collected_episodes = self._count_step(infos, dones)
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return RolloutReturn(num_collected_transitions, num_collected_episodes, False)
+            self._dump_logs_if_due(log_interval)
+        callback.on_rollout_end()
+        self._begun_rollout = NO_ROLLOUT
+        return RolloutReturn(num_collected_transitions, num_collected_episodes, True)
+
+    @abstractmethod
+    def _choose_actions(self, n_envs: int, learning_starts: int) -> np.ndarray:
+        """Actions of the next step, as they are stored."""
+
+    @abstractmethod
+    def _store(
+        self, actions: np.ndarray, new_obs: Any, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
+    ) -> None:
+        """Keep one step of every environment."""
 
     @contextmanager
     def _whole_step(self) -> Iterator[None]:
@@ -133,14 +224,21 @@ class ReplayAlgorithm(BaseAlgorithm):
     ) -> None:
         """Store one step of every environment as it was before ``VecNormalize``.
 
-        :raises ValueError: if an observation or a reward is not finite; then nothing is stored
+        :raises ValueError: if an observation or a reward is not finite, or an episode's last observation is missing;
+            then nothing is stored
         """
-        before, after = self._last_original_obs, new_obs
-        terminals = {int(i): infos[i]["terminal_observation"] for i in np.flatnonzero(dones)}
-        if self._vec_normalize_env is not None:
-            after = self._vec_normalize_env.get_original_obs()
-            rewards = self._vec_normalize_env.get_original_reward()
-            terminals = {i: self._vec_normalize_env.unnormalize_obs(obs) for i, obs in terminals.items()}
+        normalizer = self.normalizer
+        before, after = self._last_original_obs, normalizer.raw_observations(new_obs)
+        rewards = normalizer.raw_rewards(rewards)
+        terminals = {}
+        for i in map(int, np.flatnonzero(dones)):
+            if "terminal_observation" not in infos[i]:
+                raise ValueError(
+                    f"environment {i} ended an episode without info['terminal_observation'], its last observation, "
+                    "which every VecEnv of Stable-Baselines3 gives; let your VecEnv's step_wait add it. The step was "
+                    "not stored"
+                )
+            terminals[i] = normalizer.raw_observation(infos[i]["terminal_observation"])
         check_finite("observation", after)
         check_finite("reward", rewards)
         for terminal in terminals.values():
@@ -154,6 +252,8 @@ class ReplayAlgorithm(BaseAlgorithm):
     def _is_in_between(self) -> bool:
         """Whether learning stopped in the middle of a rollout, or before all updates for it were made."""
         return self._updates_due > 0 or any(self._begun_rollout)
+
+    # -- saving and logs -----------------------------------------------------------------------------------------------
 
     @abstractmethod
     def _replay_buffer_loaded(self) -> None:

@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
-from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_ezv2.common.actions import ActionKind
+from sb3_ezv2.common.normalization import UNCHANGED, Normalizer
 from sb3_ezv2.common.tensors import on_device, to_tensors
-from sb3_ezv2.common.type_aliases import Plan, PolicyTargets, TrainingTargets, TrajectoryBatch
+from sb3_ezv2.common.type_aliases import PolicyTargets, TrainingTargets, TrajectoryBatch
 from sb3_ezv2.learning.targets import MultiStepReturns, loss_masks, n_step_returns, uses_td, value_prefixes
 from sb3_ezv2.networks.model import EfficientZeroModel, ImageModel
 from sb3_ezv2.planning.planner import Planner
@@ -31,13 +31,11 @@ class TargetCache:
 
     An entry holds as long as the slot holds the same observation and the target network has the same version.
 
-    :param n_targets: actions per policy target
-    :param action_dim: of a continuous action, 0 if discrete
+    :param action_kind: says how large policy targets are
     """
 
-    def __init__(self, n_targets: int, action_dim: int) -> None:
-        self.n_targets = n_targets
-        self.action_dim = action_dim
+    def __init__(self, action_kind: ActionKind) -> None:
+        self.action_kind = action_kind
         self.clear()
 
     def clear(self) -> None:
@@ -45,8 +43,9 @@ class TargetCache:
         self.observation_ids = np.empty(0, np.int64)
         self.versions = np.empty(0, np.int64)
         self.values = np.empty(0, np.float32)
-        self.actions = np.empty((0, self.n_targets, self.action_dim), np.float32)
-        self.weights = np.empty((0, self.n_targets), np.float32)
+        kind = self.action_kind
+        self.actions = np.empty((0, kind.n_targets, *kind.target_shape), np.float32)
+        self.weights = np.empty((0, kind.n_targets), np.float32)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All that is kept, by name; one row per slot."""
@@ -74,43 +73,28 @@ class TargetCache:
         self.weights[slots] = policies.weights
 
 
-def policy_targets(plan: Plan, head_n_targets: int) -> PolicyTargets:
-    """What the policy learns from a plan.
-
-    All candidates with the improved policy as weights, or the chosen action alone where ``head_n_targets`` is 1.
-    """
-    if plan.candidates.ndim == 2:
-        n = len(plan.candidates)
-        return PolicyTargets(np.empty((n, head_n_targets, 0), np.float32), plan.improved_policy)
-    if head_n_targets == 1:
-        return PolicyTargets(plan.actions[:, None], np.ones((len(plan.actions), 1), np.float32))
-    return PolicyTargets(plan.candidates, plan.improved_policy)
-
-
 class Reanalyzer:
     """Turns sampled batches into training targets.
 
     :param planner: searches with the target network
-    :param action_space: of the environment
-    :param n_targets: actions per policy target
+    :param action_kind: of the environment's actions
     :param use_cache: whether results are reused until the target network changes; without, every state of every
         sample is searched, which gives targets of the same distribution
     """
 
-    def __init__(self, planner: Planner, action_space: spaces.Space, n_targets: int, use_cache: bool) -> None:
+    def __init__(self, planner: Planner, action_kind: ActionKind, use_cache: bool) -> None:
         self.planner = planner
-        action_dim = 0 if isinstance(action_space, spaces.Discrete) else int(np.prod(action_space.shape or ()))
-        self.cache = TargetCache(n_targets, action_dim)
+        self.cache = TargetCache(action_kind)
         self.use_cache = use_cache
         self.searched_fraction = 0.0  # of the last batch
 
     def prioritise_new(
-        self, model: EfficientZeroModel, buffer: TrajectoryReplayBuffer, env: VecNormalize | None = None
+        self, model: EfficientZeroModel, buffer: TrajectoryReplayBuffer, normalizer: Normalizer = UNCHANGED
     ) -> None:
         """Give new transitions their own Bellman error as priority, so that surprises are replayed at once (paper)."""
         slots = buffer.take_new_slots()
         if len(slots) > 0:
-            buffer.update_priorities(slots, bellman_errors(model, buffer, slots, self.planner.discount, env))
+            buffer.update_priorities(slots, bellman_errors(model, buffer, slots, self.planner.discount, normalizer))
 
     def targets(
         self,
@@ -121,7 +105,7 @@ class Reanalyzer:
         version: int,
         rule: MixedValueRule,
         rng: np.random.Generator,
-        env: VecNormalize | None = None,
+        normalizer: Normalizer = UNCHANGED,
     ) -> TrainingTargets:
         """Reward, value and policy targets with their masks (EfficientZero V2, sections 4.2 and 4.3).
 
@@ -132,19 +116,19 @@ class Reanalyzer:
         :param version: changes whenever ``target_model`` does
         :param rule: of the mixed value target
         :param rng: source of the searches' randomness
-        :param env: normalises observations
+        :param normalizer: of observations
         """
         unroll = batch.actions.shape[1]
         prefix = model.value_prefix
         masks = loss_masks(batch.n_ahead, unroll)
         search_values, policies = self._search_targets(
-            batch, buffer, target_model, version, masks.policies > 0, rng, env
+            batch, buffer, target_model, version, masks.policies > 0, rng, normalizer
         )
         td_steps = batch.rewards.shape[1] - unroll
         returns = n_step_returns(batch.rewards, batch.n_ahead, batch.terminated, self.planner.discount, td_steps)
         td = uses_td(batch.ages, batch.n_ahead, *rule)
-        values = np.where(td, td_values(batch, returns, td, buffer, model, env), search_values)
-        rewards = go_on_past_the_end(batch, values, buffer, model, env)
+        values = np.where(td, td_values(batch, returns, td, buffer, model, normalizer), search_values)
+        rewards = go_on_past_the_end(batch, values, buffer, model, normalizer)
         return TrainingTargets(
             rewards=rewards if prefix is None else value_prefixes(rewards, prefix.horizon),
             values=values,
@@ -160,7 +144,7 @@ class Reanalyzer:
         version: int,
         needed: np.ndarray,
         rng: np.random.Generator,
-        env: VecNormalize | None,
+        normalizer: Normalizer,
     ) -> tuple[np.ndarray, PolicyTargets]:
         """Search-based values and policy targets of the states in ``needed``; zeros elsewhere."""
         wanted = batch.slots[:, : needed.shape[1]][needed]
@@ -174,15 +158,17 @@ class Reanalyzer:
             distinct = np.unique(wanted)
             slots = distinct[self.cache.stale(distinct, buffer.ids_at(distinct), version)]
             if len(slots) > 0:
-                self.cache.store(slots, buffer.ids_at(slots), version, *self._search(slots, buffer, model, rng, env))
+                self.cache.store(
+                    slots, buffer.ids_at(slots), version, *self._search(slots, buffer, model, rng, normalizer)
+                )
             values[needed] = self.cache.values[wanted]
             policies.actions[needed] = self.cache.actions[wanted]
             policies.weights[needed] = self.cache.weights[wanted]
         else:
             slots = wanted
-            values[needed], found = self._search(slots, buffer, model, rng, env)
-            policies.actions[needed] = found.actions
-            policies.weights[needed] = found.weights
+            values[needed], searched = self._search(slots, buffer, model, rng, normalizer)
+            policies.actions[needed] = searched.actions
+            policies.weights[needed] = searched.weights
         self.searched_fraction = len(slots) / max(len(wanted), 1)
         return values, policies
 
@@ -192,15 +178,15 @@ class Reanalyzer:
         buffer: TrajectoryReplayBuffer,
         model: EfficientZeroModel,
         rng: np.random.Generator,
-        env: VecNormalize | None,
+        normalizer: Normalizer,
     ) -> tuple[np.ndarray, PolicyTargets]:
         """Search all ``slots`` and return values and policy targets in their order."""
         values, actions, weights = [], [], []
         for chunk in in_chunks(model, slots):
-            observations = to_tensors(buffer.observations_at(chunk, env), model.reward_scale.device)
+            observations = to_tensors(buffer.observations_at(chunk, normalizer), model.reward_scale.device)
             noise = self.planner.draw_noise(model, len(chunk), rng)
             plan = self.planner.plan(model, observations, noise, explore=True)
-            found = policy_targets(plan, self.cache.n_targets)
+            found = model.action_kind.policy_targets(plan)
             values.append(plan.improved_values)
             actions.append(found.actions)
             weights.append(found.weights)
@@ -218,12 +204,12 @@ def in_chunks(model: EfficientZeroModel, slots: np.ndarray) -> list[np.ndarray]:
 
 @th.no_grad()
 def stored_values(
-    model: EfficientZeroModel, buffer: TrajectoryReplayBuffer, slots: np.ndarray, env: VecNormalize | None
+    model: EfficientZeroModel, buffer: TrajectoryReplayBuffer, slots: np.ndarray, normalizer: Normalizer
 ) -> np.ndarray:
     """Values ``[n]`` that the network gives the observations in ``slots [n]``."""
     device = model.reward_scale.device
     values = [
-        model.values(to_tensors(buffer.observations_at(chunk, env), device)).cpu().numpy()
+        model.values(to_tensors(buffer.observations_at(chunk, normalizer), device)).cpu().numpy()
         for chunk in in_chunks(model, slots)
     ]
     return np.concatenate(values)
@@ -235,7 +221,7 @@ def td_values(
     needed: np.ndarray,
     buffer: TrajectoryReplayBuffer,
     model: EfficientZeroModel,
-    env: VecNormalize | None,
+    normalizer: Normalizer,
 ) -> np.ndarray:
     """Multi-step targets ``[batch, unroll + 1]`` of the states in ``needed``; elsewhere without the bootstrap."""
     values = returns.sums.copy()
@@ -243,7 +229,7 @@ def td_values(
     if needed.any():
         slots = np.take_along_axis(batch.slots, returns.bootstrap, axis=1)[needed]
         slots, inverse = np.unique(slots, return_inverse=True)
-        values[needed] += returns.discounts[needed] * stored_values(model, buffer, slots, env)[inverse]
+        values[needed] += returns.discounts[needed] * stored_values(model, buffer, slots, normalizer)[inverse]
     return values
 
 
@@ -253,7 +239,7 @@ def go_on_past_the_end(
     values: np.ndarray,
     buffer: TrajectoryReplayBuffer,
     model: EfficientZeroModel,
-    env: VecNormalize | None,
+    normalizer: Normalizer,
 ) -> np.ndarray:
     """Targets behind the last observation of a trajectory that did not terminate.
 
@@ -265,7 +251,7 @@ def go_on_past_the_end(
     :param values: targets ``[batch, unroll + 1]``, changed in place behind such ends
     :param buffer: where the last observations are
     :param model: goes on
-    :param env: normalises observations
+    :param normalizer: of observations
     :return: reward targets ``[batch, unroll]``
     """
     unroll = batch.actions.shape[1]
@@ -274,7 +260,7 @@ def go_on_past_the_end(
     if len(rows) == 0:
         return rewards
     device, ends = model.reward_scale.device, batch.n_ahead[rows]
-    output = model.initial_inference(to_tensors(buffer.observations_at(batch.slots[rows, ends], env), device))
+    output = model.initial_inference(to_tensors(buffer.observations_at(batch.slots[rows, ends], normalizer), device))
     for k in range(unroll - int(ends.min())):
         actions = batch.actions[rows, np.minimum(ends + k, unroll - 1)]
         output = model.recurrent_inference(output.latents, on_device(actions, device), output.memories)
@@ -290,7 +276,7 @@ def bellman_errors(
     buffer: TrajectoryReplayBuffer,
     slots: np.ndarray,
     discount: float,
-    env: VecNormalize | None = None,
+    normalizer: Normalizer = UNCHANGED,
 ) -> np.ndarray:
     """``|h(v(s)) - h(r + discount * v(s'))|`` of transitions: what surprises the current model.
 
@@ -298,13 +284,12 @@ def bellman_errors(
     :param buffer: where the transitions are
     :param slots: of the transitions ``[n]``
     :param discount: of one step
-    :param env: normalises observations and rewards
+    :param normalizer: of observations and rewards
     :return: ``[n]``
     """
     rewards, terminal, following = buffer.transitions_at(slots)
-    if env is not None:
-        rewards = env.normalize_reward(rewards)
-    both = stored_values(model, buffer, np.concatenate([slots, following]), env)
+    rewards = normalizer.rewards(rewards)
+    both = stored_values(model, buffer, np.concatenate([slots, following]), normalizer)
     values, next_values = np.split(both, 2)
     targets = (rewards + discount * ~terminal * next_values).astype(np.float32)
     device = model.reward_scale.device

@@ -6,8 +6,8 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_ezv2.common.normalization import Normalizer
 from sb3_ezv2.networks.model import EfficientZeroModel
 
 VARIANCE_FLOOR = 1e-8
@@ -44,9 +44,9 @@ def set_rewards(rewards: np.ndarray, *models: EfficientZeroModel) -> None:
             model.set_rewards(unit, largest)
 
 
-def normalised_outside(model: EfficientZeroModel, env: VecNormalize | None) -> np.ndarray:
+def normalised_outside(model: EfficientZeroModel, normalizer: Normalizer) -> np.ndarray:
     """Which numbers of a flattened observation ``[observation_dim]`` a ``VecNormalize`` has normalised already."""
-    keys = [] if env is None or not env.norm_obs else (env.norm_obs_keys or ["observation"])
+    keys = normalizer.observation_keys()
     parts = [np.full(get_flattened_obs_dim(space), key in keys) for key, space in model.flat_parts().items()]
     return np.concatenate([np.empty(0, bool), *parts])
 
@@ -82,14 +82,14 @@ class DataStatistics:
         for observations in batches:
             self.update(observations)
 
-    def set_observations(self, env: VecNormalize | None, *models: EfficientZeroModel) -> None:
+    def set_observations(self, normalizer: Normalizer, *models: EfficientZeroModel) -> None:
         """Bring the models' normalisation of the observations up to date.
 
-        :param env: what it normalises is left as it is
+        :param normalizer: what it normalises is left as it is
         :param models: to be set
         """
         for model in models:
-            done = normalised_outside(model, env)
+            done = normalised_outside(model, normalizer)
             model.observation_mean.copy_(th.as_tensor(np.where(done, 0.0, self.observations.mean)))
             std = np.sqrt(self.observations.var + VARIANCE_FLOOR)
             model.observation_std.copy_(th.as_tensor(np.where(done, 1.0, std)))

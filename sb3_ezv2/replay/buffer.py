@@ -1,13 +1,6 @@
 """Replay of whole trajectories with priorities.
 
-Every environment is a stream of its own in a ring of *slots*. A slot holds one observation and what was done there;
-the last state of an episode has a slot too, so each observation is stored once and a terminal state is never the
-start of a sample:
-
-``TRANSITION, TRANSITION, ..., TERMINATED, TRANSITION, ..., TRUNCATED, TRANSITION, ..., FRONTIER``
-
-The frontier is the newest observation, whose action is not known yet. Following slots from any transition ends at an
-episode's last slot or at the frontier, hence never in another episode and never across the ring's head.
+Every environment is a stream of its own in a ring of slots, see :mod:`sb3_ezv2.replay.slots`.
 """
 
 import os
@@ -16,18 +9,16 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ezv2.common.compilation import entry_point
-from sb3_ezv2.common.spaces import named_arrays, named_spaces, random_actions
+from sb3_ezv2.common.actions import action_kind_of
+from sb3_ezv2.common.arguments import OneOf, Real, Whole
+from sb3_ezv2.common.normalization import UNCHANGED, Normalizer
+from sb3_ezv2.common.spaces import named_arrays, named_spaces
 from sb3_ezv2.common.type_aliases import ObservationArrays, TrajectoryBatch
 from sb3_ezv2.replay.frame_storage import new_frame_storages
 from sb3_ezv2.replay.journal_reader import JournalSummary, add_journal
+from sb3_ezv2.replay.slots import EMPTY, FRONTIER, TERMINATED, TRANSITION, TRUNCATED, follow_slots
 from sb3_ezv2.replay.sum_tree import find_leaves, new_sum_tree, resized, set_priorities
-
-EMPTY, TRANSITION, FRONTIER, TERMINATED, TRUNCATED = range(5)
-"""What a slot holds."""
 
 NO_FRONTIER = -1
 FIRST_ROWS = 1024
@@ -36,37 +27,21 @@ MIN_WEIGHT = 0.1
 """Importance weights are kept at or above this (EfficientZero V2's code)."""
 
 
-@entry_point
-def follow_slots(kinds: np.ndarray, starts: np.ndarray, length: int, n_envs: int) -> tuple[np.ndarray, np.ndarray]:
-    """Chains of ``length + 1`` slots from ``starts``, repeating the last state, and how many transitions are real."""
-    n_slots = kinds.shape[0]
-    chains = np.empty((starts.shape[0], length + 1), np.int64)
-    n_ahead = np.zeros(starts.shape[0], np.int64)
-    for i in range(starts.shape[0]):
-        slot = starts[i]
-        chains[i, 0] = slot
-        for k in range(length):
-            if kinds[slot] == TRANSITION:
-                slot = (slot + n_envs) % n_slots
-                n_ahead[i] += 1
-            chains[i, k + 1] = slot
-    return chains, n_ahead
-
-
 class TrajectoryReplayBuffer:
     """Prioritised replay of trajectories; memory grows with use.
 
     :param buffer_size: number of observations kept, all environments together; the last one of an episode counts
     :param observation_space: of the environment, ``Dict`` included
-    :param action_space: ``Discrete`` or ``Box``; actions of a ``Box`` are stored scaled to [-1, 1]
+    :param action_space: of the environment; actions are stored as its
+        :class:`~sb3_ezv2.common.actions.kind.ActionKind` has them, those of a ``Box`` scaled to [-1, 1]
     :param n_envs: number of environments
     :param alpha: exponent of the priorities; 0 samples uniformly
     :param n_stack: frames in every image of bytes, of which only the newest is stored with each observation; other
         parts of the observations are stored whole, as images are where ``n_stack`` is 1
     :param channels_order: ``"first"`` or ``"last"`` if the frames are not stacked along the axis that
         :func:`~sb3_ezv2.replay.frame_storage.stack_axis` finds
-    :raises ValueError: if the ring of one environment would have fewer than three slots, or the observation space no
-        images of ``n_stack`` frames
+    :raises ValueError: naming the argument, if a value cannot work, for example because the ring of one environment
+        would have fewer than three slots or the observation space has no images of ``n_stack`` frames
     """
 
     def __init__(
@@ -79,13 +54,13 @@ class TrajectoryReplayBuffer:
         n_stack: int = 1,
         channels_order: str | None = None,
     ) -> None:
-        self.buffer_size = buffer_size
+        self.buffer_size = Whole(1)("buffer_size", buffer_size)
         self.observation_space = observation_space
         self.action_space = action_space
-        self.n_envs = n_envs
-        self.alpha = alpha
-        self.n_stack = n_stack
-        self.channels_order = channels_order
+        self.n_envs = Whole(1)("n_envs", n_envs)
+        self.alpha = Real(0.0, 10.0)("alpha", alpha)
+        self.n_stack = Whole(1)("n_stack", n_stack)
+        self.channels_order = OneOf(("first", "last", None))("channels_order", channels_order)
         self.max_rows = buffer_size // n_envs
         if self.max_rows < 3:
             raise ValueError(
@@ -100,8 +75,7 @@ class TrajectoryReplayBuffer:
         :param n_rows: rows to begin with, at most those of the whole ring; by default a few
         """
         self.n_rows = min(n_rows or FIRST_ROWS, self.max_rows)
-        discrete = isinstance(self.action_space, spaces.Discrete)
-        action_shape = () if discrete else (get_action_dim(self.action_space),)
+        kind = action_kind_of(self.action_space)
         layout = (self.n_rows, self.n_envs)
         self.stacks = new_frame_storages(self.observation_space, self.n_stack, self.channels_order, self.n_slots)
         self.observations = {  # stored whole
@@ -109,7 +83,7 @@ class TrajectoryReplayBuffer:
             for key, space in named_spaces(self.observation_space).items()
             if key not in self.stacks
         }
-        self.actions = np.zeros((*layout, *action_shape), np.int64 if discrete else np.float32)
+        self.actions = np.zeros((*layout, *kind.shape), kind.dtype)
         self.rewards = np.zeros(layout, np.float32)
         self.kinds = np.full(layout, EMPTY, np.int8)
         self.observation_ids = np.full(layout, -1, np.int64)
@@ -123,6 +97,22 @@ class TrajectoryReplayBuffer:
     def __len__(self) -> int:
         """Number of transitions that can be sampled."""
         return self.n_transitions
+
+    def size(self) -> int:
+        """Number of transitions that can be sampled, under the name that Stable-Baselines3's buffers give it."""
+        return self.n_transitions
+
+    @property
+    def pos(self) -> int:
+        """Row that the first environment's next observation goes to."""
+        return int(self.next_rows[0])
+
+    @property
+    def full(self) -> bool:
+        """Whether the next observation of every environment takes the place of an old one."""
+        return bool(
+            self.n_rows == self.max_rows and (self.kinds[self.next_rows, np.arange(self.n_envs)] != EMPTY).all()
+        )
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -142,7 +132,7 @@ class TrajectoryReplayBuffer:
 
         :param observations: before the step ``[n_envs, ...]``; stored only where a stream begins
         :param next_observations: after the step, already of the next episode where ``dones``
-        :param actions: ``[n_envs]`` or ``[n_envs, action_dim]`` scaled to [-1, 1]
+        :param actions: ``[n_envs, *action_shape]``, those of a ``Box`` scaled to [-1, 1]
         :param rewards: ``[n_envs]``
         :param dones: ``[n_envs]``
         :param infos: one dictionary per environment
@@ -288,10 +278,9 @@ class TrajectoryReplayBuffer:
         """Number of slots allocated so far; a slot is ``row * n_envs + environment``."""
         return self.n_rows * self.n_envs
 
-    def stored_rewards(self, env: VecNormalize | None = None) -> np.ndarray:
-        """Rewards ``[n]`` of all transitions in the buffer, normalised if a ``VecNormalize`` is given."""
-        rewards = self.rewards[self.kinds == TRANSITION]
-        return rewards if env is None else env.normalize_reward(rewards)
+    def stored_rewards(self, normalizer: Normalizer = UNCHANGED) -> np.ndarray:
+        """Rewards ``[n]`` of all transitions in the buffer as the model sees them."""
+        return normalizer.rewards(self.rewards[self.kinds == TRANSITION])
 
     def stored_observations(self, n: int = 1024) -> Iterator[ObservationArrays]:
         """All observations in the buffer as the environment gave them, in pieces of up to ``n``."""
@@ -303,14 +292,12 @@ class TrajectoryReplayBuffer:
         """Running number of the observation in each slot: changes exactly when the slot is written anew."""
         return self.observation_ids.reshape(-1)[slots]
 
-    def observations_at(self, slots: np.ndarray, env: VecNormalize | None = None) -> ObservationArrays:
-        """Observations ``[*slots.shape, ...]``, normalised if a ``VecNormalize`` is given."""
+    def observations_at(self, slots: np.ndarray, normalizer: Normalizer = UNCHANGED) -> ObservationArrays:
+        """Observations ``[*slots.shape, ...]`` as the model sees them."""
         found = {key: array.reshape(-1, *array.shape[2:])[slots] for key, array in self.observations.items()}
         found |= {key: stacks.read(slots) for key, stacks in self.stacks.items()}
-        if env is None:
-            return found
         named = isinstance(self.observation_space, spaces.Dict)
-        return named_arrays(env.normalize_obs(found if named else found["observation"]))
+        return named_arrays(normalizer.observations(found if named else found["observation"]))
 
     def sample(
         self,
@@ -319,7 +306,7 @@ class TrajectoryReplayBuffer:
         td_steps: int,
         beta: float,
         rng: np.random.Generator,
-        env: VecNormalize | None = None,
+        normalizer: Normalizer = UNCHANGED,
     ) -> TrajectoryBatch:
         """Draw positions in proportion to their priorities, with what the losses and the value targets need.
 
@@ -328,7 +315,7 @@ class TrajectoryReplayBuffer:
         :param td_steps: rewards that the value target of the last state may use
         :param beta: exponent of the importance weights ``(n P(i))^-beta``
         :param rng: source of all randomness
-        :param env: normalises observations and rewards
+        :param normalizer: of observations and rewards
         :raises ValueError: if there are fewer transitions than ``batch_size``
         """
         if self.n_transitions < batch_size:
@@ -346,15 +333,14 @@ class TrajectoryReplayBuffer:
         # The ring closes only when it has its full size; until then the frontier stands before the last row.
         slots, n_ahead = follow_slots(self.kinds.reshape(-1), starts, length, self.n_envs)
         real = np.arange(length) < n_ahead[:, None]
-        rewards = np.where(real, self.rewards.reshape(-1)[slots[:, :-1]], np.float32(0.0))
-        if env is not None:
-            rewards = np.where(real, env.normalize_reward(rewards), np.float32(0.0)).astype(np.float32)
+        rewards = normalizer.rewards(self.rewards.reshape(-1)[slots[:, :-1]])
+        rewards = np.where(real, rewards, np.float32(0.0))
         states = slots[:, : unroll_steps + 1]
         return TrajectoryBatch(
             slots=slots,
             n_ahead=n_ahead,
             terminated=self.kinds.reshape(-1)[slots[:, -1]] == TERMINATED,
-            observations=self.observations_at(states, env),
+            observations=self.observations_at(states, normalizer),
             actions=self._actions_at(states[:, :-1], real[:, :unroll_steps], rng),
             rewards=rewards,
             ages=self.n_observations - self.ids_at(states),
@@ -365,7 +351,7 @@ class TrajectoryReplayBuffer:
         """Stored actions, and random ones past the end of an episode."""
         actions = self.actions.reshape(-1, *self.actions.shape[2:])[slots]
         missing = ~real
-        actions[missing] = random_actions(self.action_space, (int(missing.sum()),), rng)
+        actions[missing] = action_kind_of(self.action_space).random((int(missing.sum()),), rng)
         return actions
 
     def transitions_at(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -22,7 +22,6 @@ from stable_baselines3.common.vec_env import (
     VecVideoRecorder,
 )
 
-from sb3_ezv2.common.arguments import check_integer
 from sb3_ezv2.common.compilation import entry_point
 from sb3_ezv2.common.spaces import named_spaces
 
@@ -79,11 +78,8 @@ def new_frame_storages(
     :param n_stack: frames in every image
     :param channels_order: see :func:`stack_axis`
     :param n_slots: slots to begin with
-    :raises ValueError: if an argument has no meaning, or the space no images of ``n_stack`` frames
+    :raises ValueError: if the space has no images of ``n_stack`` frames
     """
-    check_integer("n_stack", n_stack, 1)
-    if channels_order not in (None, "first", "last"):
-        raise ValueError(f"channels_order={channels_order!r} must be 'first', 'last' or None")
     if n_stack == 1:
         return {}
     images = {key: part for key, part in named_spaces(space).items() if is_stackable(part)}

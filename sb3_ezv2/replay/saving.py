@@ -12,11 +12,13 @@ from typing import Any, BinaryIO
 import numpy as np
 from gymnasium import spaces
 
+from sb3_ezv2.common.actions import action_kind_of
 from sb3_ezv2.common.array_files import MAGIC, ArrayReader, DamagedFileError, write_arrays
 from sb3_ezv2.common.plain_spaces import space_from_plain, space_to_plain
 from sb3_ezv2.common.spaces import named_spaces
-from sb3_ezv2.replay.buffer import EMPTY, FRONTIER, NO_FRONTIER, TRANSITION, TRUNCATED, TrajectoryReplayBuffer
+from sb3_ezv2.replay.buffer import NO_FRONTIER, TrajectoryReplayBuffer
 from sb3_ezv2.replay.frame_storage import ZERO_FRAME, FrameStorage
+from sb3_ezv2.replay.slots import EMPTY, FRONTIER, TRANSITION, TRUNCATED
 from sb3_ezv2.replay.sum_tree import new_sum_tree
 
 KIND = "replay buffer"
@@ -294,11 +296,8 @@ def _check_shapes(buffer: TrajectoryReplayBuffer) -> None:
 
 def _check_numbers(buffer: TrajectoryReplayBuffer, transitions: np.ndarray, used: int) -> None:
     """Refuse rewards, actions and observations that are not finite, or not of their space."""
-    actions = buffer.actions[transitions]
-    if isinstance(buffer.action_space, spaces.Discrete):
-        _require(bool(np.all((actions >= 0) & (actions < buffer.action_space.n))), "an action is not of its space")
-    else:
-        _require(bool(np.isfinite(actions).all()), "an action is not finite")
+    kind = action_kind_of(buffer.action_space)
+    _require(kind.are_valid(buffer.actions[transitions]), "an action is not of its space")
     _require(bool(np.isfinite(buffer.rewards[transitions]).all()), "a reward is not finite")
     for key, space in named_spaces(buffer.observation_space).items():
         if key in buffer.stacks:

@@ -184,7 +184,7 @@ def test_a_batch_larger_than_the_buffer():
 
 def test_a_buffer_too_small_for_the_environments():
     with pytest.raises(ValueError, match=r"buffer_size=8.*n_envs=4"):
-        tiny_model(DummyVecEnv([RandomEnv] * 4), buffer_size=8)
+        tiny_model(DummyVecEnv([RandomEnv] * 4), buffer_size=8, batch_size=4)
 
 
 def test_a_batch_larger_than_the_data(tmp_path):

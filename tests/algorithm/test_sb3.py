@@ -363,8 +363,8 @@ def test_deterministic_prediction_depends_on_the_observation_alone(kind):
 def test_random_actions_are_held(space, random_repeat):
     steps: list[np.ndarray] = []
     model = tiny_model(provenance_envs(2, space), learning_starts=80, random_repeat=random_repeat, seed=3)
-    model.learn(90, callback=lambda found, _: steps.append(found["actions"]) or True)
-    taken = np.stack(steps[:40]).reshape(40, 2)
+    model.learn(90, callback=lambda found, _: steps.append(found["buffer_actions"]) or True)
+    taken = np.stack(steps[:40]).reshape(40, 2)  # as they are stored: scaled to [-1, 1]
     changes = (np.diff(taken, axis=0) != 0).any(axis=1)
     held = np.arange(1, 40) % random_repeat != 0
     assert not changes[held].any() and (taken[:, 0] != taken[:, 1]).any()
@@ -379,8 +379,8 @@ def test_steps_of_the_multi_step_return_suit_the_actions(space, expected, tmp_pa
     model = tiny_model(RandomEnv(action_space=space)).learn(40)
     model.save(tmp_path / "model")
     for some in (model, EfficientZeroV2.load(tmp_path / "model")):
-        assert some._n_step == expected
-    assert tiny_model(RandomEnv(action_space=space), td_steps=3)._n_step == 3
+        assert some.arguments.targets.n_step(space) == expected
+    assert tiny_model(RandomEnv(action_space=space), td_steps=3).arguments.targets.n_step(space) == 3
 
 
 def test_prediction_explores_unless_it_is_deterministic(continuous):

@@ -7,6 +7,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from sb3_ezv2.common.normalization import Normalizer
 from sb3_ezv2.learning.statistics import N_KNOWN, DataStatistics, normalised_outside, set_rewards, typical_size
 from tests.helpers.envs import RandomEnv
 from tests.helpers.tiny import DISCRETE, tiny_model, tiny_network
@@ -117,7 +118,7 @@ def test_what_vec_normalize_has_normalised_is_left_alone():
     env = VecNormalize(DummyVecEnv([lambda: RandomEnv(space)]), norm_obs_keys=["a"])
     model = tiny_model(env, policy="MultiInputPolicy").learn(60)
     network = model.policy.model
-    assert normalised_outside(network, env).tolist() == [True, True, False, False, False]
+    assert normalised_outside(network, Normalizer(env)).tolist() == [True, True, False, False, False]
     assert network.observation_mean[:2].tolist() == [0.0, 0.0] and network.observation_std[:2].tolist() == [1.0, 1.0]
     assert (network.observation_mean[2:] > 0.0).all()
-    assert not normalised_outside(network, None).any()
+    assert not normalised_outside(network, Normalizer()).any()

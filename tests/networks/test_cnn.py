@@ -12,12 +12,12 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, is_vece
 from stable_baselines3.common.vec_env.vec_transpose import VecTransposeImage
 
 from sb3_ezv2 import CnnPolicy, EfficientZeroV2, EZV2Policy
-from sb3_ezv2.common.arguments import argument_names
 from sb3_ezv2.learning.losses import consistency_loss, unroll_latents
 from sb3_ezv2.learning.statistics import typical_size
 from sb3_ezv2.networks.cnn import ConvBlock, latent_size
 from sb3_ezv2.networks.model import VALUE, ImageModel
 from sb3_ezv2.planning.fused_weights import supports_fusion
+from sb3_ezv2.policies import policy_arguments
 from tests.helpers.envs import RandomEnv
 from tests.helpers.tiny import (
     CONTINUOUS,
@@ -88,7 +88,7 @@ def test_shapes(shape, latent, action_space):
     observations = {"observation": samples(space, 3)}
     root = model.initial_inference(observations)
     assert root.latents.shape == (3, 6, *latent) and root.values.shape == (3,)
-    assert root.policies.shape == (3, model.action_head.output_dim)
+    assert root.policies.shape == (3, model.action_kind.output_dim)
     discrete = isinstance(action_space, spaces.Discrete)
     actions = th.tensor([0, 1, 2]) if discrete else th.zeros(3, 2)
     output = model.recurrent_inference(root.latents, actions)
@@ -97,7 +97,7 @@ def test_shapes(shape, latent, action_space):
     unrolled = unroll_latents(model, root.latents, th.stack([actions, actions], dim=1))
     assert unrolled.shape == (3, 3, 6, *latent)
     sizes = [output.shape for output in model.heads(unrolled)]
-    expected = (model.reward_support.n_bins, model.value_support.n_bins, model.action_head.output_dim)
+    expected = (model.reward_support.n_bins, model.value_support.n_bins, model.action_kind.output_dim)
     assert sizes == [(3, 3, n) for n in expected]
     th.testing.assert_close(model.heads.one(unrolled, VALUE), model.heads(unrolled)[VALUE])
     later = {"observation": samples(space, 6).view(3, 2, *shape)}
@@ -250,7 +250,7 @@ def test_policy_alone_keeps_its_settings(tmp_path):
     model = tiny_image_model(RandomEnv(GREY), policy_kwargs={**TINY_IMAGE_NETWORK, "augment": False})
     model.policy.save(tmp_path / "policy.pkl")
     loaded = CnnPolicy.load(tmp_path / "policy.pkl")
-    assert loaded.model.augment is False and loaded.network_kwargs == model.policy.network_kwargs
+    assert loaded.model.augment is False and loaded.network == model.policy.network
     image = np.full((1, 32, 32), 7, np.uint8)
     assert loaded.predict(image, deterministic=True)[0] == model.predict(image, deterministic=True)[0]
 
@@ -269,7 +269,7 @@ def test_float_images_with_channels_last(tmp_path):
 def test_stacked_frames():
     env = VecFrameStack(DummyVecEnv([lambda: RandomEnv(image_space(32, 32, 3))]), 4, channels_order="last")
     model = tiny_image_model(env).learn(40)
-    assert model.policy.images["observation"].shape == (12, 32, 32)
+    assert model.policy.model.images["observation"].shape == (12, 32, 32)
     assert_finite_parameters(model)
 
 
@@ -353,12 +353,12 @@ def test_observation_spaces_that_are_refused(space, said):
 
 @pytest.mark.parametrize("name", TINY_IMAGE_NETWORK)
 def test_sizes_must_be_positive(name):
-    with pytest.raises(ValueError, match=f"{name}=0 must be at least 1"):
+    with pytest.raises(ValueError, match=f"{name}=0 must be an integer between 1"):
         tiny_policy(image_space(1, 32, 32), **{name: 0})
 
 
 def test_arguments_of_the_vector_policy_are_refused():
-    with pytest.raises(TypeError, match="latent_dim"):
+    with pytest.raises(ValueError, match="'latent_dim' is not among CnnPolicy's arguments"):
         tiny_policy(image_space(1, 32, 32), latent_dim=8)
 
 
@@ -369,8 +369,8 @@ def test_another_image_size_on_load(tmp_path):
 
 
 def test_the_arguments_of_the_policies_are_known():
-    common = {"gamma", "n_simulations", "optimizer_class", "optimizer_kwargs", "lr_schedule"}
-    images, vectors = argument_names(CnnPolicy), argument_names(EZV2Policy)
+    common = {"gamma", "n_simulations", "optimizer_class", "optimizer_kwargs", "value_prefix"}
+    images, vectors = policy_arguments(CnnPolicy), policy_arguments(EZV2Policy)
     assert images - vectors == TINY_IMAGE_NETWORK.keys() - {"hidden_dim", "projection_dim"} | {
         "normalize_images",
         "augment",
