@@ -107,7 +107,7 @@ def test_what_changes_has_its_effect():
 
 
 def test_where_no_graph_can_be_recorded_training_goes_on_without(monkeypatch):
-    def refuse(self, function, pool=None):
+    def refuse(self, function, pool=None, generator=None):
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(Recorder, "capture", refuse)
