@@ -1,14 +1,15 @@
 """Files and folders that are replaced as a whole: whatever happens while one is written, the one before it stands.
 
 The new content goes to a temporary file beside the old one, reaches the disk, and takes its place in one step
-(``os.replace``). A process that is killed leaves the temporary file behind; the next one to write the same file removes
-it. The name of a temporary file begins with a dot.
+(``os.replace``). A process that is killed leaves the temporary file behind; the next one to write a file in the same
+folder removes it. The name of a temporary file begins with a dot.
 """
 
 import errno
 import io
 import os
 import platform
+import re
 import shutil
 import stat
 import time
@@ -21,6 +22,9 @@ from typing import Any, BinaryIO, NoReturn, cast
 
 LEFT_BEHIND_SECONDS = 3600.0
 """A temporary file of another machine that nothing has written to for this long belongs to a process that is gone."""
+
+TEMPORARY = re.compile(r"\..+\.(?P<host>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{8}\.tmp(\.[^.]+)?")
+"""Names of temporary files and folders."""
 
 _in_use: set[Path] = set()
 _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
@@ -56,7 +60,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
         yield target
         return
-    _remove_left_behind(target)
+    _remove_left_behind(target.parent)
     temporary = _temporary_path(target, target.suffix)
     try:
         _create_like(target, temporary)
@@ -110,7 +114,7 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
     :raises OSError: naming ``path``, if it cannot be written; then nothing is there
     """
     target = Path(os.path.realpath(path))
-    _remove_left_behind(target)
+    _remove_left_behind(target.parent)
     temporary = _temporary_path(target, "")
     try:
         if target.exists():
@@ -147,31 +151,26 @@ def remove_folder(path: str | os.PathLike) -> None:
 def _temporary_path(target: Path, suffix: str) -> Path:
     """A new name beside ``target``, which tells the next process whether the one that chose it is still alive."""
     unique = f"{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    temporary = target.with_name(f"{_beginning(target)}{unique}.tmp{suffix}")
+    temporary = target.with_name(f".{target.name[:150]}.{unique}.tmp{suffix}")
     _in_use.add(temporary)
     return temporary
 
 
-def _beginning(target: Path) -> str:
-    return f".{target.name[:150]}."
-
-
-def _remove_left_behind(target: Path) -> None:
-    """Remove temporary files of ``target`` whose process is gone."""
-    beginning = _beginning(target)
-    if not target.parent.is_dir():
-        return
-    for name in os.listdir(target.parent):
-        if not name.startswith(beginning) or ".tmp" not in name:
+def _remove_left_behind(folder: Path) -> None:
+    """Remove all temporary files and folders whose process is gone."""
+    for name in os.listdir(folder) if folder.is_dir() else []:
+        found, path = TEMPORARY.fullmatch(name), folder / name
+        if found is None or path in _in_use or not _is_left_behind(path, found["host"], int(found["process"])):
             continue
-        path, parts = target.with_name(name), name[len(beginning) :].split(".")[0].split("-")
-        if len(parts) == 3 and parts[1].isdigit() and path not in _in_use and _is_left_behind(path, *parts[:2]):
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
-def _is_left_behind(path: Path, host: str, process: str) -> bool:
+def _is_left_behind(path: Path, host: str, process: int) -> bool:
     if host == _HOST:
-        return int(process) == os.getpid() or not _is_alive(int(process))
+        return process == os.getpid() or not _is_alive(process)
     try:
         return time.time() - path.stat().st_mtime > LEFT_BEHIND_SECONDS
     except FileNotFoundError:

@@ -173,7 +173,7 @@ def test_temporary_files_in_use_stay(tmp_path, monkeypatch):
         write_text(path, "second")
         assert len(names_in(tmp_path)) == 2
     assert path.read_text() == "first"
-    monkeypatch.setattr(files, "_HOST", "another0")
+    monkeypatch.setattr(files, "_HOST", "0123abcd")
     with open_to_replace(path) as first:
         first.write(b"third")
         files._in_use.clear()
