@@ -20,7 +20,6 @@ def current_commit(folder: Path | None = None) -> str:
     Without a repository it is what ``EZV2_COMMIT`` says, or ``"unknown"``.
 
     :param folder: anywhere in the working tree; ``None`` for the current folder
-    :return: ``"unknown"`` for a copy of the files without git
     """
 
     def git(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -11,14 +11,13 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import Schedule, TrainFreq, TrainFrequencyUnit
 
+from sb3_ezv2.common.actions import action_kind_of
 from sb3_ezv2.common.arguments import FIXED, ArgumentGroup, OneOf, Real, Whole, keywords, kinds_of, shown, switch
 from sb3_ezv2.learning.losses import LossCoefficients
 from sb3_ezv2.learning.updates import UpdateSettings
 from sb3_ezv2.policies import SearchArguments
 from sb3_ezv2.replay.buffer import TrajectoryReplayBuffer
 
-TD_STEPS_DISCRETE, TD_STEPS_CONTINUOUS = 10, 5
-"""Default of ``td_steps``; see the page "Deviations from the paper"."""
 MOST_THREADS = 1024
 DEVICES = ("cpu", "cuda", "mps")
 NOT_A_SHARE = "and no share of the run: what a run does must not depend on how long it is planned to be"
@@ -118,9 +117,8 @@ class TargetArguments(ArgumentGroup):
     use_target_cache: Annotated[bool, switch]
 
     def n_step(self, action_space: spaces.Space) -> int:
-        """``td_steps``, or what suits the action space if it is ``None``."""
-        default = TD_STEPS_DISCRETE if isinstance(action_space, spaces.Discrete) else TD_STEPS_CONTINUOUS
-        return default if self.td_steps is None else self.td_steps
+        """``td_steps``, or what suits the kind of action if it is ``None``."""
+        return action_kind_of(action_space).td_steps if self.td_steps is None else self.td_steps
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_ezv2.argument_groups import Arguments
+from sb3_ezv2.common.actions import action_kind_of
 from sb3_ezv2.common.arguments import shown, switch
-from sb3_ezv2.common.spaces import check_action_space, check_observation_space, named_arrays, random_actions
+from sb3_ezv2.common.spaces import check_observation_space, named_arrays
 from sb3_ezv2.common.tensors import to_tensors, torch_threads
 from sb3_ezv2.common.type_aliases import TrainingTargets, TrajectoryBatch
 from sb3_ezv2.learning.losses import tensor_batch
@@ -162,7 +163,7 @@ class EfficientZeroV2(ReplayAlgorithm):
         self._read_arguments()
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
-        check_action_space(self.action_space)
+        action_kind_of(self.action_space)  # refuses what cannot be searched, before anything is built
         check_observation_space(self.observation_space)
         policy_class = policy_for(self.policy_class, self.observation_space, self.policy_kwargs)
         self.replay_buffer = self._new_replay_buffer()
@@ -175,12 +176,8 @@ class EfficientZeroV2(ReplayAlgorithm):
         ).to(self.device)
         policy.seed_planning(self.seed)
         self.updater = Updater(policy.copies)
-        self.reanalyzer = Reanalyzer(
-            policy.planner,
-            self.action_space,
-            policy.model.action_head.n_targets,
-            self.arguments.targets.use_target_cache,
-        )
+        use_cache = self.arguments.targets.use_target_cache
+        self.reanalyzer = Reanalyzer(policy.planner, policy.action_kind, use_cache)
         if not hasattr(self, "statistics"):  # a loaded model brings its own
             self.statistics = DataStatistics(len(policy.model.observation_mean))
         self.policy = policy
@@ -257,7 +254,7 @@ class EfficientZeroV2(ReplayAlgorithm):
         if self.num_timesteps < learning_starts:
             repeat = self.arguments.exploration.random_repeat
             if self._random_actions is None or self.num_timesteps // n_envs % repeat == 0:
-                self._random_actions = random_actions(self.action_space, (n_envs,), self.rng, extreme=repeat > 1)
+                self._random_actions = self.policy.action_kind.random((n_envs,), self.rng, extreme=repeat > 1)
             return self._random_actions
         assert self._last_obs is not None
         tensors, _ = self.policy.obs_to_tensor(self._last_obs)

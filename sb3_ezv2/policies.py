@@ -10,6 +10,7 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
+from sb3_ezv2.common.actions import ActionKind, Sampling, action_kind_of
 from sb3_ezv2.common.arguments import (
     FIXED,
     ArgumentGroup,
@@ -24,7 +25,6 @@ from sb3_ezv2.common.arguments import (
 from sb3_ezv2.common.random_numbers import GloballySeeded
 from sb3_ezv2.common.spaces import MIN_IMAGE_SIZE, image_parts
 from sb3_ezv2.common.type_aliases import Plan
-from sb3_ezv2.networks.action_heads import ContinuousActionHead, DiscreteActionHead, make_action_head
 from sb3_ezv2.networks.builders import ImageNetwork, VectorNetwork, image_model, vector_model
 from sb3_ezv2.networks.copies import ModelCopies
 from sb3_ezv2.networks.model import EfficientZeroModel
@@ -100,22 +100,22 @@ class PlanningPolicy(BasePolicy):
         optimizer_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(observation_space, action_space, squash_output=isinstance(action_space, spaces.Box))
         check_known(kwargs, policy_arguments(type(self)), f"{type(self).__name__}'s arguments")
         if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, th.optim.Optimizer)):
             raise ValueError(f"optimizer_class={shown(optimizer_class)} must be a class of torch.optim")
+        search = SearchArguments.of(kwargs)
+        kind = action_kind_of(
+            action_space, Sampling(search.n_candidates, search.n_policy_candidates, search.flatten_factor)
+        )
+        super().__init__(observation_space, action_space, squash_output=kind.scaled)
+        self.search_arguments, self.action_kind = search, kind
         self.optimizer_class = optimizer_class
         self.optimizer_kwargs = {} if optimizer_kwargs is None else dict(keywords("optimizer_kwargs", optimizer_kwargs))
         if optimizer_class is th.optim.Adam:
             self.optimizer_kwargs.setdefault("fused", True)  # one kernel instead of a dozen per parameter
         self.network = self.network_class.of(kwargs)
-        self.search_arguments = SearchArguments.of(kwargs)
-        gamma, n_candidates = self.search_arguments.gamma, self.search_arguments.n_candidates
-        action_head = make_action_head(
-            action_space, n_candidates, self.search_arguments.n_policy_candidates, self.search_arguments.flatten_factor
-        )
-        self.planner = self.search_arguments.planner(action_head.n_candidates)
-        model = self.make_model(action_head, gamma)
+        self.planner = search.planner(kind.n_candidates)
+        model = self.make_model(kind, search.gamma)
         try:
             self.copies = ModelCopies(model, optimizer_class, self.optimizer_kwargs, lr_schedule(1))
         except (TypeError, ValueError, RuntimeError) as error:
@@ -128,7 +128,7 @@ class PlanningPolicy(BasePolicy):
         self.prediction_noise = GloballySeeded()
 
     @abstractmethod
-    def make_model(self, action_head: DiscreteActionHead | ContinuousActionHead, gamma: float) -> EfficientZeroModel:
+    def make_model(self, action_kind: ActionKind, gamma: float) -> EfficientZeroModel:
         """Build the world model from ``network``."""
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
@@ -160,7 +160,7 @@ class PlanningPolicy(BasePolicy):
 
         :raises ValueError: if the number of candidates does not allow it
         """
-        self.planner = arguments.planner(self.model.action_head.n_candidates)
+        self.planner = arguments.planner(self.action_kind.n_candidates)
         self.search_arguments = arguments
 
     def search(
@@ -222,13 +222,7 @@ class PlanningPolicy(BasePolicy):
 
     def to_env_actions(self, actions: np.ndarray) -> np.ndarray:
         """Actions of a plan ``[..., *action_shape]`` in the environment's own units and dtype."""
-        space = self.action_space
-        if isinstance(space, spaces.Discrete):
-            return actions + space.start
-        assert isinstance(space, spaces.Box)
-        low, high = space.low.reshape(-1), space.high.reshape(-1)
-        scaled = low + 0.5 * (actions + 1.0) * (high - low)
-        return scaled.reshape(*actions.shape[:-1], *space.shape).astype(space.dtype)
+        return self.action_kind.to_env(actions)
 
     def predict_values(self, obs: PyTorchObs) -> th.Tensor:
         """Network values ``[n, 1]`` of observations, in the environment's units, without a search.
@@ -239,10 +233,9 @@ class PlanningPolicy(BasePolicy):
             return self.average_model.values(self._named_tensors(obs)).unsqueeze(-1)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        plan = self.search(observation, deterministic, self.prediction_noise.generator())
-        if isinstance(self.action_space, spaces.Discrete):
-            return th.as_tensor(self.to_env_actions(plan.actions))
-        return th.as_tensor(plan.actions)  # ``predict`` scales to the bounds
+        actions = self.search(observation, deterministic, self.prediction_noise.generator()).actions
+        # Scaled ones are brought to the bounds by ``predict``.
+        return th.as_tensor(actions if self.action_kind.scaled else self.to_env_actions(actions))
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """Same as ``_predict``."""
@@ -263,9 +256,9 @@ class EZV2Policy(PlanningPolicy):
     network_class = VectorNetwork
     network: VectorNetwork
 
-    def make_model(self, action_head: DiscreteActionHead | ContinuousActionHead, gamma: float) -> EfficientZeroModel:
+    def make_model(self, action_kind: ActionKind, gamma: float) -> EfficientZeroModel:
         """Build the world model for vectors."""
-        return vector_model(self.observation_space, action_head, gamma, self.network)
+        return vector_model(self.observation_space, action_kind, gamma, self.network)
 
 
 class CnnPolicy(PlanningPolicy):
@@ -285,7 +278,7 @@ class CnnPolicy(PlanningPolicy):
     network_class = ImageNetwork
     network: ImageNetwork
 
-    def make_model(self, action_head: DiscreteActionHead | ContinuousActionHead, gamma: float) -> EfficientZeroModel:
+    def make_model(self, action_kind: ActionKind, gamma: float) -> EfficientZeroModel:
         """Build the world model for images."""
         self.normalize_images = self.network.normalize_images
         if not image_parts(self.observation_space, self.normalize_images):
@@ -293,7 +286,7 @@ class CnnPolicy(PlanningPolicy):
                 f"observation space {self.observation_space} has no image of at least {MIN_IMAGE_SIZE} pixels per side "
                 "for policy='CnnPolicy'; use 'MultiInputPolicy', which flattens everything else"
             )
-        return image_model(self.observation_space, action_head, gamma, self.network)
+        return image_model(self.observation_space, action_kind, gamma, self.network)
 
 
 class MultiInputPolicy(EZV2Policy):

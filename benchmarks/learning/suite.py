@@ -21,7 +21,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.learning.jobs import pause, resume, run_all
-from benchmarks.learning.tables import draw_tasks, read_published, table
 from benchmarks.learning.tasks import GROUPS, TASKS, chosen
 from benchmarks.learning.training import add_options, is_complete, parse_settings, result_path
 
@@ -76,6 +75,7 @@ def run(options: argparse.Namespace) -> int:
             command = ["-m", "benchmarks.learning.training", name, "--seed", str(seed), *words(options)]
             commands[path.with_suffix(".log")] = command
     n_failed = 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that the runs are ended, too
     for log, code in run_all(commands, options.jobs):
         last = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES if code else -1 :]
         print(f"{log}: " + ("done" if code == 0 else f"failed ({code})"), *last, sep="\n  ", flush=True)
@@ -110,13 +110,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Do what the command line says."""
     options = parse(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     try:
         if options.action == "list":
             print(list_tasks())
         elif options.action == "run":
             sys.exit(1 if run(options) else 0)
         elif options.action == "table":
+            # With the zoo's curves; a machine that only runs needs no zoo.
+            from benchmarks.learning.tables import draw_tasks, read_published, table
+
             published = [row for row in read_published(options.against) if options.source in row.source]
             print(table(options.out, published, options.rivals), end="")
             if options.pictures:

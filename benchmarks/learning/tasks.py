@@ -15,6 +15,7 @@ from benchmarks.learning import solvable
 from benchmarks.learning.pixel_tasks import Catch, CatchContinuous
 from sb3_ezv2.envs.dmc import make_dmc
 
+MINATAR_STEPS = 2_500
 Wrap = Callable[[gym.Env], gym.Env]
 
 
@@ -61,7 +62,7 @@ def _dmc(n_steps: int, asked: dict[str, dict[int, float]], *names: str) -> dict[
 
 
 def _minatar(name: str) -> gym.Env:
-    """A MinAtar game as numbers.
+    """A MinAtar game as numbers; a game that a policy never ends is truncated after ``MINATAR_STEPS``.
 
     :raises ImportError: without the package
     """
@@ -71,7 +72,7 @@ def _minatar(name: str) -> gym.Env:
         raise ImportError("MinAtar is missing; pip install minatar") from error
     if f"MinAtar/{name}-v1" not in gym.registry:
         minatar.gym.register_envs()
-    return FlattenObservation(gym.make(f"MinAtar/{name}-v1"))
+    return FlattenObservation(gym.make(f"MinAtar/{name}-v1", max_episode_steps=MINATAR_STEPS))
 
 
 def _times(factor: float) -> Wrap:

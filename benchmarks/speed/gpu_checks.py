@@ -146,7 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
     ends = time.perf_counter() + options.budget
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "output.txt").unlink(missing_ok=True)
-    record = {**new_record("speed.gpu_checks", "torch", "numpy", "numba"), **describe(options.device), "parts": {}}
+    record = {**new_record("torch", "numpy", "numba"), **describe(options.device), "parts": {}}
     with tempfile.TemporaryDirectory() as folder:
         for name in parts:
             left = ends - time.perf_counter()

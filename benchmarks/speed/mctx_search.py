@@ -13,8 +13,8 @@ import mctx
 import numpy as np
 from torch import nn
 
+from sb3_ezv2.common.actions.box import MEAN_BOUND, MIN_FLATTENED_STD, MIN_STD
 from sb3_ezv2.common.type_aliases import Noise
-from sb3_ezv2.networks.action_heads import MEAN_BOUND, MIN_FLATTENED_STD, MIN_STD, ContinuousActionHead
 from sb3_ezv2.networks.layers import ResidualBlock
 from sb3_ezv2.networks.model import CategoricalScalar, EfficientZeroModel
 from sb3_ezv2.networks.supports import EPSILON
@@ -68,7 +68,7 @@ class MctxPlanner:
 
     def __init__(self, model: EfficientZeroModel, n_simulations: int, n_considered: int, discount: float) -> None:
         self.model = model
-        self.head = model.action_head
+        self.kind = model.action_kind
         self.settings = (n_simulations, n_considered, discount)
         self.represent = layer(model.representation.layers)
         self.embed, self.combine = layer(model.dynamics.embed_action), layer(model.dynamics.combine)  # type: ignore[arg-type]
@@ -94,21 +94,21 @@ class MctxPlanner:
 
     def _candidates(self, policies: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Prior logits and encoded actions at the root ``[n, n_candidates, action_dim]``."""
-        if not isinstance(self.head, ContinuousActionHead):
+        if not self.kind.sampled:
             return policies, jnp.broadcast_to(
-                jnp.eye(self.head.n_candidates), (*policies.shape, self.head.n_candidates)
+                jnp.eye(self.kind.n_candidates), (*policies.shape, self.kind.n_candidates)
             )
         mean, std = self._gaussian(policies)
-        flattened = jnp.maximum(std * self.head.flatten_factor, MIN_FLATTENED_STD)
-        of_policy = jnp.arange(self.head.n_candidates)[:, None] < self.head.n_policy_candidates
+        flattened = jnp.maximum(std * self.kind.flatten_factor, MIN_FLATTENED_STD)
+        of_policy = jnp.arange(self.kind.n_candidates)[:, None] < self.kind.n_policy_candidates
         return jnp.zeros(noise.shape[:2]), jnp.tanh(mean + jnp.where(of_policy, std, flattened) * noise)
 
     def _children(self, policies: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The same below the root, as many as at the root."""
-        if not isinstance(self.head, ContinuousActionHead):
+        if not self.kind.sampled:
             return self._candidates(policies, noise)
         mean, std = self._gaussian(policies)
-        possible = jnp.arange(self.head.n_candidates) < self.head.n_children
+        possible = jnp.arange(self.kind.n_candidates) < self.kind.n_children
         return jnp.where(possible, 0.0, IMPOSSIBLE) * jnp.ones((len(policies), 1)), jnp.tanh(mean + std * noise)
 
     def _plan(self, observations: jax.Array, noise: Any, key: jax.Array) -> jax.Array:

@@ -63,15 +63,15 @@ SETTINGS = {
 def every_step_loss(model: EfficientZeroModel, batch: TensorBatch, coefficients: LossCoefficients) -> th.Tensor:
     """The value of :func:`~sb3_ezv2.learning.losses.unroll_loss`, one step after the other, without logs."""
     n_steps = batch.actions.shape[1]
-    scale, head = model.reward_scale, model.action_head
+    scale, kind = model.reward_scale, model.action_kind
     total = th.zeros(len(batch.weights))
     latents = model.represent({key: value[:, 0] for key, value in batch.observations.items()})
     for k in range(n_steps + 1):
         rewards, values, policies = model.heads(latents)
         value_targets = model.value_support.encode(batch.values[:, k], scale)
         total = total + coefficients.value * categorical_loss(values, value_targets) * batch.value_mask[:, k]
-        fit = head.log_likelihood(policies, batch.policy_actions[:, k], batch.policy_weights[:, k])
-        bonus = coefficients.entropy * head.entropy(policies)
+        fit = kind.log_likelihood(policies, batch.policy_actions[:, k], batch.policy_weights[:, k])
+        bonus = coefficients.entropy * kind.entropy(policies)
         total = total - (coefficients.policy * fit + bonus) * batch.policy_mask[:, k]
         if k > 0:
             reward_targets = model.reward_support.encode(batch.rewards[:, k - 1], scale)

@@ -1,8 +1,8 @@
-"""What the algorithm needs to know about Gymnasium spaces: names of the parts, finiteness, what is supported."""
+"""What the algorithm needs to know about observation spaces: names of the parts, finiteness, what is supported."""
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import get_action_dim, is_image_space, is_image_space_channels_first
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 
 from sb3_ezv2.common.type_aliases import ObservationArrays
 
@@ -18,41 +18,6 @@ def named_spaces(space: spaces.Space) -> dict[str, spaces.Space]:
 def named_arrays(observations: np.ndarray | dict[str, np.ndarray]) -> ObservationArrays:
     """Observations by key, see :func:`named_spaces`."""
     return observations if isinstance(observations, dict) else {"observation": observations}
-
-
-def random_actions(
-    space: spaces.Space, shape: tuple[int, ...], rng: np.random.Generator, extreme: bool = False
-) -> np.ndarray:
-    """Uniformly random actions ``[*shape]`` counted from 0, or ``[*shape, action_dim]`` in [-1, 1].
-
-    :param extreme: only -1 and 1, where actions are continuous
-    """
-    if isinstance(space, spaces.Discrete):
-        return rng.integers(space.n, size=shape)
-    actions = rng.uniform(-1.0, 1.0, (*shape, get_action_dim(space))).astype(np.float32)
-    return np.copysign(np.float32(1.0), actions) if extreme else actions
-
-
-def check_action_space(space: spaces.Space) -> None:
-    """Refuse what cannot be searched.
-
-    :raises ValueError: unless ``space`` is ``Discrete`` or a ``Box`` with finite, distinct bounds
-    """
-    if isinstance(space, spaces.Discrete):
-        return
-    if not isinstance(space, spaces.Box):
-        raise ValueError(
-            f"action space {space} is not supported; use Discrete or a bounded Box (flatten others with a wrapper)"
-        )
-    if space.dtype.kind != "f":
-        raise ValueError(
-            f"action space {space} has the dtype {space.dtype}; use a Box of floats, or Discrete for whole numbers"
-        )
-    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all() and (space.low < space.high).all()):
-        raise ValueError(
-            f"action space {space} has bounds low={space.low}, high={space.high}; every bound must be finite with "
-            "low < high, for example through gymnasium.wrappers.RescaleAction or a Box with tighter bounds"
-        )
 
 
 def check_observation_space(space: spaces.Space) -> None:

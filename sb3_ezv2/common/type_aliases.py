@@ -2,7 +2,8 @@
 
 Sizes used throughout: ``n_roots`` states searched together, ``n_candidates`` actions considered at a root,
 ``n_children`` actions at a node below the root, ``batch`` sampled positions, ``unroll`` dynamics steps of a sample
-(so ``unroll + 1`` states) and ``n_targets`` actions kept per policy target.
+(so ``unroll + 1`` states) and ``n_targets`` actions kept per policy target. ``action_shape``, ``noise_dim`` and
+``target_shape`` are those of the :class:`~sb3_ezv2.common.actions.kind.ActionKind`.
 """
 
 from collections.abc import Callable
@@ -42,7 +43,7 @@ class SearchSettings(NamedTuple):
     discount: float
     c_visit: float = 50.0
     c_scale: float = 0.1
-    min_value_range: float = 0.01  # values are normalised by their spread in a tree, but by no less than this
+    min_value_range: float = 0.01  # values are normalised by their spread, but by no less than this in `value_unit`s
     min_value_share: float = 0.0  # ... and no less than this share of the largest absolute value in the tree
     value_bounds: tuple[float, float] = (np.inf, -np.inf)  # smallest and largest value known before the search
 
@@ -61,15 +62,15 @@ class Noise(NamedTuple):
     """All random numbers of a search; the first axis is 1 where every state shares them."""
 
     gumbel: np.ndarray  # [n or 1, n_candidates] float32
-    candidates: np.ndarray  # [n or 1, n_candidates, action_dim] float32, empty if discrete
-    children: np.ndarray  # [n_simulations, n or 1, n_children, action_dim] float32, empty if discrete
+    candidates: np.ndarray  # [n or 1, n_candidates, noise_dim] float32, standard normal
+    children: np.ndarray  # [n_simulations, n or 1, n_children, noise_dim] float32, standard normal
 
 
 class Plan(NamedTuple):
     """Outcome of planning for ``n`` states."""
 
-    actions: np.ndarray  # [n] int64 or [n, action_dim] float32: the chosen candidates
-    candidates: np.ndarray  # [n, n_candidates] int64 or [n, n_candidates, action_dim] float32
+    actions: np.ndarray  # [n, *action_shape], the chosen candidates
+    candidates: np.ndarray  # [n, n_candidates, *action_shape]
     improved_policy: np.ndarray  # [n, n_candidates] float32, sums to 1
     visit_counts: np.ndarray  # [n, n_candidates] int32
     root_values: np.ndarray  # [n] float32, search-based value estimates in the environment's units
@@ -87,7 +88,7 @@ class TrajectoryBatch(NamedTuple):
     n_ahead: np.ndarray  # [batch] int64, transitions that really follow the position, at most unroll + td_steps
     terminated: np.ndarray  # [batch] bool, whether the chain's last state is terminal
     observations: ObservationArrays  # [batch, unroll + 1, ...]
-    actions: np.ndarray  # [batch, unroll] int64 or [batch, unroll, action_dim] float32; random past a terminal state
+    actions: np.ndarray  # [batch, unroll, *action_shape]; random past a terminal state
     rewards: np.ndarray  # [batch, unroll + td_steps] float32, zero past the end
     ages: np.ndarray  # [batch, unroll + 1] int64, observations stored since that state
     weights: np.ndarray  # [batch] float32, importance-sampling weights in [0.1, 1]
@@ -103,12 +104,9 @@ class Masks(NamedTuple):
 
 
 class PolicyTargets(NamedTuple):
-    """Weighted actions that a policy is trained towards.
+    """Weighted actions that a policy is trained towards."""
 
-    Discrete: the improved policy as weights of all actions in order, ``actions`` empty.
-    """
-
-    actions: np.ndarray  # [..., n_targets, action_dim] float32, in the normalised box
+    actions: np.ndarray  # [..., n_targets, *target_shape] float32, empty where the weights are those of all actions
     weights: np.ndarray  # [..., n_targets] float32, sum to 1
 
 

@@ -25,11 +25,11 @@ class TensorBatch(NamedTuple):
     """A batch with its targets on the model's device; shapes as in ``TrajectoryBatch`` and ``TrainingTargets``."""
 
     observations: dict[str, th.Tensor]  # [batch, unroll + 1, ...]
-    actions: th.Tensor  # [batch, unroll] or [batch, unroll, action_dim]
+    actions: th.Tensor  # [batch, unroll, *action_shape]
     weights: th.Tensor  # [batch]
     rewards: th.Tensor  # [batch, unroll], sums of them for a model with a value prefix
     values: th.Tensor  # [batch, unroll + 1]
-    policy_actions: th.Tensor  # [batch, unroll + 1, n_targets, action_dim]
+    policy_actions: th.Tensor  # [batch, unroll + 1, n_targets, *target_shape]
     policy_weights: th.Tensor  # [batch, unroll + 1, n_targets]
     reward_mask: th.Tensor  # [batch, unroll]
     value_mask: th.Tensor  # [batch, unroll + 1]
@@ -120,7 +120,7 @@ def unroll_loss(
 
     scale, rewards, values = model.reward_scale, model.reward_support, model.value_support
     value_logits, value_targets = values.used(value_logits), values.encode(batch.values, scale)
-    actions = model.action_head
+    actions = model.action_kind
     terms = {
         "reward": categorical_loss(rewards.used(reward_logits), rewards.encode(batch.rewards, scale)),
         "value": categorical_loss(value_logits, value_targets),

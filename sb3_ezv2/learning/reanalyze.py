@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 
+from sb3_ezv2.common.actions import ActionKind
 from sb3_ezv2.common.normalization import UNCHANGED, Normalizer
 from sb3_ezv2.common.tensors import on_device, to_tensors
-from sb3_ezv2.common.type_aliases import Plan, PolicyTargets, TrainingTargets, TrajectoryBatch
+from sb3_ezv2.common.type_aliases import PolicyTargets, TrainingTargets, TrajectoryBatch
 from sb3_ezv2.learning.targets import MultiStepReturns, loss_masks, n_step_returns, uses_td, value_prefixes
 from sb3_ezv2.networks.model import EfficientZeroModel, ImageModel
 from sb3_ezv2.planning.planner import Planner
@@ -31,13 +31,11 @@ class TargetCache:
 
     An entry holds as long as the slot holds the same observation and the target network has the same version.
 
-    :param n_targets: actions per policy target
-    :param action_dim: of a continuous action, 0 if discrete
+    :param action_kind: says how large policy targets are
     """
 
-    def __init__(self, n_targets: int, action_dim: int) -> None:
-        self.n_targets = n_targets
-        self.action_dim = action_dim
+    def __init__(self, action_kind: ActionKind) -> None:
+        self.action_kind = action_kind
         self.clear()
 
     def clear(self) -> None:
@@ -45,8 +43,9 @@ class TargetCache:
         self.observation_ids = np.empty(0, np.int64)
         self.versions = np.empty(0, np.int64)
         self.values = np.empty(0, np.float32)
-        self.actions = np.empty((0, self.n_targets, self.action_dim), np.float32)
-        self.weights = np.empty((0, self.n_targets), np.float32)
+        kind = self.action_kind
+        self.actions = np.empty((0, kind.n_targets, *kind.target_shape), np.float32)
+        self.weights = np.empty((0, kind.n_targets), np.float32)
 
     def reserve(self, n_slots: int) -> None:
         """Make room for the slots of a buffer that has grown."""
@@ -71,33 +70,18 @@ class TargetCache:
         self.weights[slots] = policies.weights
 
 
-def policy_targets(plan: Plan, head_n_targets: int) -> PolicyTargets:
-    """What the policy learns from a plan.
-
-    All candidates with the improved policy as weights, or the chosen action alone where ``head_n_targets`` is 1.
-    """
-    if plan.candidates.ndim == 2:
-        n = len(plan.candidates)
-        return PolicyTargets(np.empty((n, head_n_targets, 0), np.float32), plan.improved_policy)
-    if head_n_targets == 1:
-        return PolicyTargets(plan.actions[:, None], np.ones((len(plan.actions), 1), np.float32))
-    return PolicyTargets(plan.candidates, plan.improved_policy)
-
-
 class Reanalyzer:
     """Turns sampled batches into training targets.
 
     :param planner: searches with the target network
-    :param action_space: of the environment
-    :param n_targets: actions per policy target
+    :param action_kind: of the environment's actions
     :param use_cache: whether results are reused until the target network changes; without, every state of every
         sample is searched, which gives targets of the same distribution
     """
 
-    def __init__(self, planner: Planner, action_space: spaces.Space, n_targets: int, use_cache: bool) -> None:
+    def __init__(self, planner: Planner, action_kind: ActionKind, use_cache: bool) -> None:
         self.planner = planner
-        action_dim = 0 if isinstance(action_space, spaces.Discrete) else int(np.prod(action_space.shape or ()))
-        self.cache = TargetCache(n_targets, action_dim)
+        self.cache = TargetCache(action_kind)
         self.use_cache = use_cache
         self.searched_fraction = 0.0  # of the last batch
 
@@ -199,7 +183,7 @@ class Reanalyzer:
             observations = to_tensors(buffer.observations_at(chunk, normalizer), model.reward_scale.device)
             noise = self.planner.draw_noise(model, len(chunk), rng)
             plan = self.planner.plan(model, observations, noise, explore=True)
-            found = policy_targets(plan, self.cache.n_targets)
+            found = model.action_kind.policy_targets(plan)
             values.append(plan.improved_values)
             actions.append(found.actions)
             weights.append(found.weights)

@@ -6,9 +6,9 @@ from typing import Annotated
 from gymnasium import spaces
 from torch import nn
 
+from sb3_ezv2.common.actions import ActionKind
 from sb3_ezv2.common.arguments import ArgumentGroup, Whole, switch
 from sb3_ezv2.common.spaces import image_channels, image_parts, image_size
-from sb3_ezv2.networks.action_heads import ContinuousActionHead, DiscreteActionHead
 from sb3_ezv2.networks.cnn import ConvDynamics, ConvRepresentation, SpatialHeads, latent_size
 from sb3_ezv2.networks.layers import Heads
 from sb3_ezv2.networks.mlp import MlpDynamics, MlpRepresentation
@@ -21,10 +21,6 @@ from sb3_ezv2.networks.model import (
     value_support,
 )
 from sb3_ezv2.networks.value_prefix import ValuePrefix
-
-HIDDEN_DIM_DISCRETE, HIDDEN_DIM_CONTINUOUS = 32, 64
-"""Hidden size of the heads on images (paper), by kind of action."""
-
 
 SIZE, DEPTH = Whole(1, 2**16), Whole(1, 1_000)
 
@@ -63,7 +59,7 @@ class ImageNetwork(ArgumentGroup):
     :param latent_channels: channels of the latent state
     :param action_channels: channels of the embedded action
     :param head_channels: channels that each head flattens
-    :param hidden_dim: hidden size of the heads; ``None`` for 32 with discrete actions and 64 with continuous ones
+    :param hidden_dim: hidden size of the heads; ``None`` for what suits the kind of action
     :param projection_dim: size of the consistency projection
     :param prediction_dim: hidden size of the consistency prediction
     :param normalize_images: whether pixels are bytes, to be divided by 255, as in every policy of SB3
@@ -94,14 +90,14 @@ class ImageNetwork(ArgumentGroup):
 
 def vector_model(
     observation_space: spaces.Space,
-    action_head: DiscreteActionHead | ContinuousActionHead,
+    action_kind: ActionKind,
     discount: float,
     sizes: VectorNetwork,
 ) -> EfficientZeroModel:
     """World model for observations that are flattened.
 
     :param observation_space: any space that SB3 can flatten
-    :param action_head: encoding of the actions and policy over them
+    :param action_kind: encoding of the actions and policy over them
     :param discount: of one step
     :param sizes: of the network
     """
@@ -109,11 +105,11 @@ def vector_model(
     rewards = reward_support(sizes.prefix_horizon if sizes.value_prefix else 1, sizes.transformed_support)
     values = value_support(discount, sizes.transformed_support)
     # A value prefix reads the features of the first head itself.
-    outputs = (None if sizes.value_prefix else rewards.n_bins, values.n_bins, action_head.output_dim)
+    outputs = (None if sizes.value_prefix else rewards.n_bins, values.n_bins, action_kind.output_dim)
     norm = nn.LayerNorm(sizes.lstm_dim)
     parts = ModelParts(
         representation=MlpRepresentation(observation_dim, sizes.latent_dim, sizes.hidden_dim, sizes.n_blocks),
-        dynamics=MlpDynamics(action_head.encoded_dim, sizes.latent_dim, sizes.hidden_dim, sizes.n_blocks),
+        dynamics=MlpDynamics(action_kind.encoded_dim, sizes.latent_dim, sizes.hidden_dim, sizes.n_blocks),
         heads=Heads(sizes.latent_dim, sizes.hidden_dim, outputs),
         projection=nn.Sequential(
             nn.Linear(sizes.latent_dim, sizes.projection_dim),
@@ -136,19 +132,19 @@ def vector_model(
         if sizes.value_prefix
         else None,
     )
-    return EfficientZeroModel(observation_space, action_head, discount, observation_dim, parts)
+    return EfficientZeroModel(observation_space, action_kind, discount, observation_dim, parts)
 
 
 def image_model(
     observation_space: spaces.Space,
-    action_head: DiscreteActionHead | ContinuousActionHead,
+    action_kind: ActionKind,
     discount: float,
     sizes: ImageNetwork,
 ) -> ImageModel:
     """World model for images (EfficientZero V2, appendix on architectures).
 
     :param observation_space: an image, or a ``Dict`` with images, see :func:`sb3_ezv2.common.spaces.image_parts`
-    :param action_head: encoding of the actions and policy over them
+    :param action_kind: encoding of the actions and policy over them
     :param discount: of one step
     :param sizes: of the network
     """
@@ -158,19 +154,18 @@ def image_model(
     height, width = latent_size(*size)
     hidden_dim = sizes.hidden_dim
     if hidden_dim is None:
-        discrete = isinstance(action_head, DiscreteActionHead)
-        hidden_dim = HIDDEN_DIM_DISCRETE if discrete else HIDDEN_DIM_CONTINUOUS
+        hidden_dim = action_kind.image_hidden_dim
     n_features = sizes.head_channels * height * width
     rewards = reward_support(sizes.prefix_horizon if sizes.value_prefix else 1, sizes.transformed_support)
     values = value_support(discount, sizes.transformed_support)
     # A value prefix reads the features of the first head itself.
-    outputs = (None if sizes.value_prefix else rewards.n_bins, values.n_bins, action_head.output_dim)
+    outputs = (None if sizes.value_prefix else rewards.n_bins, values.n_bins, action_kind.output_dim)
     norm = nn.BatchNorm1d(sizes.lstm_dim)
     parts = ModelParts(
         representation=ConvRepresentation(
             image_shape, flat_size(observation_space, images), sizes.stem_channels, sizes.latent_channels
         ),
-        dynamics=ConvDynamics(action_head.encoded_dim, sizes.latent_channels, sizes.action_channels),
+        dynamics=ConvDynamics(action_kind.encoded_dim, sizes.latent_channels, sizes.action_channels),
         heads=SpatialHeads(
             (sizes.latent_channels, height, width),
             sizes.head_channels,
@@ -200,4 +195,4 @@ def image_model(
         if sizes.value_prefix
         else None,
     )
-    return ImageModel(observation_space, images, action_head, discount, parts, sizes.normalize_images, sizes.augment)
+    return ImageModel(observation_space, images, action_kind, discount, parts, sizes.normalize_images, sizes.augment)

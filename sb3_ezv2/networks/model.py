@@ -10,8 +10,8 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space_channels_first, preprocess_obs
 from torch import nn
 
+from sb3_ezv2.common.actions import ActionKind
 from sb3_ezv2.common.spaces import named_spaces
-from sb3_ezv2.networks.action_heads import ContinuousActionHead, DiscreteActionHead
 from sb3_ezv2.networks.augmentation import random_intensity, random_shift
 from sb3_ezv2.networks.cnn import ConvDynamics, ConvRepresentation, SpatialHeads
 from sb3_ezv2.networks.layers import Heads
@@ -86,7 +86,7 @@ class EfficientZeroModel(nn.Module):
     rewards and values are in units of ``reward_scale``, so a copy of the module is a consistent whole.
 
     :param observation_space: any space that SB3 can flatten
-    :param action_head: encoding of the actions and policy over them
+    :param action_kind: encoding of the actions and policy over them
     :param discount: of one step; with the rewards it sets the reach of the value's support
     :param observation_dim: size of what :meth:`flatten` returns
     :param parts: the networks, see :mod:`sb3_ezv2.networks.builders`
@@ -100,14 +100,14 @@ class EfficientZeroModel(nn.Module):
     def __init__(
         self,
         observation_space: spaces.Space,
-        action_head: DiscreteActionHead | ContinuousActionHead,
+        action_kind: ActionKind,
         discount: float,
         observation_dim: int,
         parts: ModelParts,
     ) -> None:
         super().__init__()
         self.spaces = named_spaces(observation_space)
-        self.action_head = action_head
+        self.action_kind = action_kind
         self.n_steps_of_value = horizon(discount, MAX_STEPS_OF_VALUE)
         self.reward_support = parts.reward_support
         self.value_support = parts.value_support
@@ -148,7 +148,7 @@ class EfficientZeroModel(nn.Module):
 
     def next_latents(self, latents: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """One step of the dynamics."""
-        return self.dynamics(latents, self.action_head.encode(actions))
+        return self.dynamics(latents, self.action_kind.encode(actions))
 
     def values(self, observations: dict[str, th.Tensor]) -> th.Tensor:
         """Values ``[batch]`` of real observations in the environment's units."""
@@ -206,7 +206,7 @@ class EfficientZeroModel(nn.Module):
         """Next latent state with its reward, value and policy.
 
         :param latents: ``[batch, *latent]``
-        :param actions: ``[batch]`` or ``[batch, action_dim]``
+        :param actions: ``[batch, *action_shape]``
         :param memories: that came with the latent states ``[batch, memory_dim]``; ``None`` where an unroll begins
         """
         latents = self.next_latents(latents, actions)
@@ -231,7 +231,7 @@ class ImageModel(EfficientZeroModel):
 
     :param observation_space: an image, or a ``Dict`` with at least one
     :param images: its parts that are images of equal size, see :func:`sb3_ezv2.common.spaces.image_parts`
-    :param action_head: encoding of the actions and policy over them
+    :param action_kind: encoding of the actions and policy over them
     :param discount: of one step
     :param parts: the networks, see :mod:`sb3_ezv2.networks.builders`
     :param normalize_images: whether to divide the pixels by 255
@@ -243,14 +243,14 @@ class ImageModel(EfficientZeroModel):
         self,
         observation_space: spaces.Space,
         images: dict[str, spaces.Box],
-        action_head: DiscreteActionHead | ContinuousActionHead,
+        action_kind: ActionKind,
         discount: float,
         parts: ModelParts,
         normalize_images: bool,
         augment: bool,
     ) -> None:
         self.images = images
-        super().__init__(observation_space, action_head, discount, flat_size(observation_space, images), parts)
+        super().__init__(observation_space, action_kind, discount, flat_size(observation_space, images), parts)
         self.normalize_images = normalize_images
         self.augment = augment
 

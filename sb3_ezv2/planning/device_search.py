@@ -18,7 +18,6 @@ import torch as th
 from sb3_ezv2.common.recording import Recorder
 from sb3_ezv2.common.tensors import addresses_of
 from sb3_ezv2.common.type_aliases import Noise, SearchResult, SearchSettings
-from sb3_ezv2.networks.action_heads import ContinuousActionHead
 from sb3_ezv2.networks.model import EfficientZeroModel
 from sb3_ezv2.planning.tensor_search import TreeOperations, back_up_tensors, select_tensors, tensor_search
 from sb3_ezv2.planning.torch_nodes import EvaluateNodes, TensorNoise, TorchNodes, evaluate_nodes, noise_on_device
@@ -58,38 +57,34 @@ def search_in_tensors(
     :param model: on any device
     :param inputs: observations and noise
     :param explore: whether candidates come from the flattened policy too
-    :param settings: of the search, with ``min_value_range`` in units of the model's reward scale
+    :param settings: of the search
     :param operations: what every simulation calls
     """
     root = model.initial_inference(inputs.observations)
     finite = th.isfinite(root.values) & th.isfinite(root.policies).all(dim=1)
     nodes = TorchNodes(model, root, inputs.noise, settings.n_simulations, explore, operations.evaluate)
-    n_children = model.action_head.n_children
     found = tensor_search(
         root.values,
-        nodes.logits,
+        nodes.candidates.logits,
         nodes.expand,
         inputs.noise.gumbel,
-        n_children,
+        model.action_kind.n_children,
         settings,
         model.reward_scale,
         operations.tree,
     )
     columns = [finite, found.selected, found.root_values, found.improved_values]
-    tables = [found.improved_policy, found.visit_counts]
-    if isinstance(model.action_head, ContinuousActionHead):
-        tables.append(nodes.candidates.flatten(1))
+    tables = [found.improved_policy, found.visit_counts, nodes.candidates.actions.flatten(1)]
     return th.cat(
         [th.stack([column.float() for column in columns], dim=1), *(table.float() for table in tables)], dim=1
     )
 
 
-def unpack(packed: np.ndarray, n_candidates: int, action_dim: int) -> tuple[SearchResult, np.ndarray] | None:
-    """Results and candidates, or ``None`` if the network's answer was not finite.
+def unpack(packed: np.ndarray, n_candidates: int) -> tuple[SearchResult, np.ndarray] | None:
+    """Results and sampled candidates ``[rows, ...]``, or ``None`` if the network's answer was not finite.
 
     :param packed: from :func:`search_in_tensors`; whole numbers in it are exact
     :param n_candidates: of every root
-    :param action_dim: of a continuous action, 0 if discrete
     """
     finite, selected, root_values, improved_values = packed[:, :4].T
     if not finite.all():
@@ -102,9 +97,7 @@ def unpack(packed: np.ndarray, n_candidates: int, action_dim: int) -> tuple[Sear
         visit_counts=visits.astype(np.int32),
         improved_values=np.ascontiguousarray(improved_values),
     )
-    if action_dim == 0:
-        return result, np.broadcast_to(np.arange(n_candidates), policy.shape)
-    return result, np.ascontiguousarray(candidates).reshape(-1, n_candidates, action_dim)
+    return result, np.ascontiguousarray(candidates)
 
 
 class RecordedSearch:
@@ -193,7 +186,7 @@ def plan_on_device(
     :param observations: ``[n, ...]`` by key
     :param noise: for ``n`` states or for one that all of them share
     :param explore: whether candidates come from the flattened policy too
-    :param settings: with ``min_value_range`` in units of the model's reward scale
+    :param settings: of the search
     """
     n, device = len(next(iter(observations.values()))), model.reward_scale.device
     rows = max(FEWEST_ROWS, 1 << (n - 1).bit_length())
@@ -207,16 +200,14 @@ def plan_on_device(
         inputs, on_gpu = _static_inputs(observations, noise, rows), device.type == "cuda"
         search = searches.by_kind[key] = RecordedSearch(model, inputs, explore, settings, on_gpu, searches.pool)
     _fill(search.inputs, observations, noise, n)
-    head = model.action_head
-    action_dim = head.encoded_dim if isinstance(head, ContinuousActionHead) else 0
-    return unpack(search(model)[:n].cpu().numpy(), head.n_candidates, action_dim)
+    return unpack(search(model)[:n].cpu().numpy(), model.action_kind.n_candidates)
 
 
 def _static_inputs(observations: dict[str, th.Tensor], noise: TensorNoise, rows: int) -> SearchInputs:
     """Tensors of ``rows`` rows, all of them with the first state's numbers, which are valid ones."""
 
     def repeated(tensor: th.Tensor, axis: int) -> th.Tensor:
-        return tensor.narrow(axis, 0, 1).repeat_interleave(rows, axis) if tensor.numel() else tensor
+        return tensor.narrow(axis, 0, 1).repeat_interleave(rows, axis)
 
     return SearchInputs(
         {key: repeated(part, 0) for key, part in observations.items()},
@@ -229,9 +220,8 @@ def _fill(inputs: SearchInputs, observations: dict[str, th.Tensor], noise: Tenso
     for key, part in observations.items():
         inputs.observations[key][:n].copy_(part)
     inputs.noise.gumbel[:n].copy_(noise.gumbel)
-    if noise.candidates.numel():
-        inputs.noise.candidates[:n].copy_(noise.candidates)
-        inputs.noise.children[:, :n].copy_(noise.children)
+    inputs.noise.candidates[:n].copy_(noise.candidates)
+    inputs.noise.children[:, :n].copy_(noise.children)
 
 
 def draw_on_device(model: EfficientZeroModel, n: int, n_simulations: int, rng: np.random.Generator) -> TensorNoise:
@@ -242,13 +232,13 @@ def draw_on_device(model: EfficientZeroModel, n: int, n_simulations: int, rng: n
     :param n_simulations: of the search
     :param rng: source of the seed
     """
-    device, head = model.reward_scale.device, model.action_head
+    device, kind = model.reward_scale.device, model.action_kind
     generator = th.Generator(device).manual_seed(int(rng.integers(2**62)))
-    if isinstance(head, ContinuousActionHead):
-        return TensorNoise(
-            th.zeros(n, head.n_candidates, device=device),
-            th.randn(n, head.n_candidates, head.encoded_dim, generator=generator, device=device),
-            th.randn(n_simulations, n, head.n_children, head.encoded_dim, generator=generator, device=device),
-        )
-    gumbel = -th.empty(n, head.n_candidates, device=device).exponential_(generator=generator).log()
-    return TensorNoise(gumbel, gumbel.new_empty(0, 0, 0), gumbel.new_empty(0, 0, 0, 0))
+    gumbel = th.zeros(n, kind.n_candidates, device=device)
+    if kind.gumbel:
+        gumbel = -gumbel.exponential_(generator=generator).log()
+
+    def normal(*shape: int) -> th.Tensor:
+        return th.randn(*shape, kind.noise_dim, generator=generator, device=device)
+
+    return TensorNoise(gumbel, normal(n, kind.n_candidates), normal(n_simulations, n, kind.n_children))

@@ -7,8 +7,8 @@ once. A loop over a table, instead of a call per layer, means that every kind of
 
 import numpy as np
 
+from sb3_ezv2.common.actions.box import MAX_ACTION, MEAN_BOUND, MIN_FLATTENED_STD, MIN_STD
 from sb3_ezv2.common.compilation import inlined, inlined_arithmetic
-from sb3_ezv2.networks.action_heads import MAX_ACTION, MEAN_BOUND, MIN_FLATTENED_STD, MIN_STD
 from sb3_ezv2.networks.supports import EPSILON
 from sb3_ezv2.planning.fused_weights import (
     ADD,
@@ -205,7 +205,7 @@ def write_observations(weights: ModelWeights, observations: np.ndarray, memory: 
 
 @inlined
 def _gaussian(outputs: np.ndarray, dimension: int) -> tuple[float, float]:
-    """Mean and standard deviation before squashing; see ``ContinuousActionHead.gaussian``."""
+    """Mean and standard deviation before squashing; see ``BoxActions.gaussian``."""
     x = outputs[outputs.shape[0] // 2 + dimension] + 1.0
     mean = MEAN_BOUND * np.tanh(outputs[dimension] / MEAN_BOUND)
     return mean, max(x, 0.0) + np.log1p(np.exp(-abs(x))) + MIN_STD
@@ -220,7 +220,7 @@ def _squash(unsquashed: float) -> float:
 def sample_candidates(
     outputs: np.ndarray, noise: np.ndarray, n_policy_candidates: int, flatten_factor: float, actions: np.ndarray
 ) -> None:
-    """Candidates at the root of one state; see ``ContinuousActionHead.root_candidates``.
+    """Candidates at the root of one state; see ``BoxActions.candidates``.
 
     :param outputs: of the policy head ``[2 * action_dim]``
     :param noise: standard normal ``[n_candidates, action_dim]``
@@ -242,7 +242,7 @@ def sample_candidates(
 
 @inlined
 def sample_children(outputs: np.ndarray, noise: np.ndarray, actions: np.ndarray) -> None:
-    """Actions at a node below the root; see ``ContinuousActionHead.children``.
+    """Actions at a node below the root; see ``BoxActions.children``.
 
     :param outputs: of the policy head ``[2 * action_dim]``
     :param noise: standard normal ``[n_children, action_dim]``

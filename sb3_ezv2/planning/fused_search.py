@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch as th
 from numba.core import config
 from threadpoolctl import ThreadpoolController
 
 from sb3_ezv2.common.compilation import entry_point, inlined
 from sb3_ezv2.common.type_aliases import Noise, SearchResult, SearchSettings
+from sb3_ezv2.networks.model import EfficientZeroModel
 from sb3_ezv2.planning.fused_network import (
     BLAS_ROWS,
     block,
@@ -27,7 +29,7 @@ from sb3_ezv2.planning.fused_network import (
     sample_children,
     write_observations,
 )
-from sb3_ezv2.planning.fused_weights import ModelWeights
+from sb3_ezv2.planning.fused_weights import ModelWeights, model_weights
 from sb3_ezv2.search.qvalues import Constants
 from sb3_ezv2.search.search import new_result, read_roots, search_plan
 from sb3_ezv2.search.selection import select
@@ -49,7 +51,7 @@ class Nodes(NamedTuple):
     """
 
     latents: np.ndarray  # [n_nodes, n, latent_dim] float32
-    actions: np.ndarray  # [n_nodes, n, max(n_candidates, n_children), action_dim] float32, empty if discrete
+    actions: np.ndarray  # [n_nodes, n, max(n_candidates, n_children), action_dim] float32, empty if none is sampled
     parents: np.ndarray  # [rows] int64
     edges: np.ndarray  # [rows] int64
     memory: np.ndarray  # [rows * weights.width] float32, working memory of the model
@@ -68,7 +70,7 @@ def _new_nodes(weights: ModelWeights, n_nodes: int, n: int, rows: int, n_candida
 
 
 @inlined
-def _write_parents(weights: ModelWeights, nodes: Nodes, rows: int, continuous: bool) -> None:
+def _write_parents(weights: ModelWeights, nodes: Nodes, rows: int, sampled: bool) -> None:
     """Latent states and actions that ``rows`` new nodes follow, for the model."""
     n = nodes.latents.shape[1]
     latents, encoded = block(nodes.memory, rows, weights.latents), block(nodes.memory, rows, weights.actions)
@@ -77,7 +79,7 @@ def _write_parents(weights: ModelWeights, nodes: Nodes, rows: int, continuous: b
         for i in range(latents.shape[1]):
             latents[row, i] = nodes.latents[parent, state, i]
         for i in range(encoded.shape[1]):
-            if continuous:
+            if sampled:
                 encoded[row, i] = nodes.actions[parent, state, edge, i]
             else:
                 encoded[row, i] = np.float32(i == edge)
@@ -115,7 +117,7 @@ def _plant(
     first: int,
     candidates: np.ndarray,
 ) -> bool:
-    """Sample the states' candidates, where actions are continuous, and make the states roots of their trees.
+    """Sample the states' candidates, where actions are sampled, and make the states roots of their trees.
 
     :return: whether values and policies are finite; if not, nothing is done
     """
@@ -145,17 +147,17 @@ def _add_nodes(
     first: int,
     node: int,
     rows: int,
-    continuous: bool,
+    sampled: bool,
     constants: Constants,
 ) -> None:
-    """Add the evaluated nodes to their trees, from number ``node``; where actions are continuous, sample theirs."""
+    """Add the evaluated nodes to their trees, from number ``node``; where actions are sampled, sample theirs."""
     n = nodes.latents.shape[1]
     rewards, values = block(nodes.memory, rows, weights.rewards), block(nodes.memory, rows, weights.values)
     policies = block(nodes.memory, rows, weights.policies)
     for row in range(rows):
         state, number = row % n, node + row // n
         logits = policies[row]
-        if continuous:
+        if sampled:
             logits = nodes.uniform[0, : noise.children.shape[2]]
             noise_row = noise.children[number - 1, min(first + state, noise.children.shape[1] - 1)]
             sample_children(policies[row], noise_row, nodes.actions[number, state])
@@ -185,7 +187,7 @@ def _search_chunk(
 
     :return: whether their values and policies are finite; if not, they are not searched
     """
-    n, n_simulations, continuous = observations.shape[0], schedule.shape[0], candidates.shape[2] > 0
+    n, n_simulations, sampled = observations.shape[0], schedule.shape[0], candidates.shape[2] > 0
     together = nodes.parents.shape[0] // n
     n_batches = (n_first + together - 1) // together
     scores = np.empty(n_children, np.float64)
@@ -202,11 +204,11 @@ def _search_chunk(
                 nodes.parents[row], nodes.edges[row] = select(
                     tree, row % n, simulation, schedule, n_children, constants, scores
                 )
-            _write_parents(weights, nodes, rows, continuous)
+            _write_parents(weights, nodes, rows, sampled)
         run_layers(weights.flat, layers, nodes.memory, rows)
         _keep_latents(weights, nodes, node, rows)
         if step > 0:
-            _add_nodes(weights, tree, nodes, noise, first, node, rows, continuous, constants)
+            _add_nodes(weights, tree, nodes, noise, first, node, rows, sampled, constants)
         elif not _plant(weights, tree, nodes, noise, gumbel, sampling, first, candidates):
             return False
     return True
@@ -260,6 +262,7 @@ def fused_search(
     observations: np.ndarray,
     noise: Noise,
     settings: SearchSettings,
+    value_unit: float,
     n_children: int,
     sampling: tuple[int, float],
 ) -> tuple[SearchResult, np.ndarray] | None:
@@ -269,18 +272,20 @@ def fused_search(
     :param observations: flattened ``[n, observation_dim]`` float32
     :param noise: of this search
     :param settings: budget and constants
+    :param value_unit: what ``settings.min_value_range`` counts in
     :param n_children: number of actions at every node below the root
     :param sampling: number of candidates from the policy itself (negative to act greedily) and the factor of the
         flattened policy's standard deviation, see :func:`~sb3_ezv2.planning.fused_network.sample_candidates`
-    :return: the result and the sampled candidates ``[n, n_candidates, action_dim]`` (``[n, n_candidates, 0]`` if
-        discrete); ``None`` if a value or a policy of ``observations`` is not finite
+    :return: the result and the sampled candidates ``[n, n_candidates, noise_dim]``; ``None`` if a value or a policy of
+        ``observations`` is not finite
     """
     n, n_candidates = len(observations), noise.gumbel.shape[1]
-    schedule, constants = search_plan(settings, n_candidates, n_children)
+    schedule, constants = search_plan(settings, n_candidates, n_children, value_unit)
     n_first = min(settings.n_considered, settings.n_simulations)
     result = new_result(n, n_candidates)
     candidates = np.empty((n, n_candidates, noise.candidates.shape[2]), np.float32)
-    gumbel = np.ascontiguousarray(np.broadcast_to(noise.gumbel, (n, n_candidates)))
+    # A copy in any case: a view could not be written to, and for arrays like that everything is compiled once more.
+    gumbel = np.array(np.broadcast_to(noise.gumbel, (n, n_candidates)), order="C")
     n_chunks = max(-(-n // CHUNK), min(n // MIN_HALF, 2))
     bounds = np.linspace(0, n, n_chunks + 1).astype(np.int64)
 
@@ -322,3 +327,20 @@ def fused_search(
         else:
             finite = list(map(search_chunk, *chunks))
     return (result, candidates) if all(finite) else None
+
+
+def plan_fused(
+    model: EfficientZeroModel,
+    observations: dict[str, th.Tensor],
+    noise: Noise,
+    explore: bool,
+    settings: SearchSettings,
+) -> tuple[SearchResult, np.ndarray] | None:
+    """Search with :func:`fused_search`, see :data:`~sb3_ezv2.planning.planner.PlanFunction`."""
+    kind = model.action_kind
+    sampling = kind.compiled_sampling(explore)
+    assert sampling is not None
+    flat = np.ascontiguousarray(model.flatten(observations).numpy(), np.float32)
+    return fused_search(
+        model_weights(model), flat, noise, settings, float(model.reward_scale), kind.n_children, sampling
+    )

@@ -64,13 +64,17 @@ class ModelWeights(NamedTuple):
 
 
 def supports_fusion(model: EfficientZeroModel) -> bool:
-    """Whether compiled functions can compute the model: for vectors, in float32 on the CPU, without a value prefix."""
+    """Whether compiled functions can compute the model and choose its actions.
+
+    That is for vectors, in float32 on the CPU, without a value prefix.
+    """
     return (
         model.reward_scale.device.type == "cpu"
         and model.reward_scale.dtype == th.float32
         and isinstance(model.representation, MlpRepresentation)
         and isinstance(model.dynamics, MlpDynamics)
         and model.value_prefix is None
+        and model.action_kind.compiled_sampling(explore=False) is not None
     )
 
 
@@ -86,13 +90,13 @@ class _Builder:
         latent_dim, hidden_dim, embedding_dim = self.heads.dim, self.heads.hidden_dim, ACTION_EMBEDDING_DIM
         self.block(latent_dim)  # the first one, for products that are added to something
         self.observations = self.block(len(model.observation_mean))
-        self.actions, self.embedded = self.block(model.action_head.encoded_dim), self.block(embedding_dim)
+        self.actions, self.embedded = self.block(model.action_kind.encoded_dim), self.block(embedding_dim)
         self.joint = self.block(latent_dim + embedding_dim)
         self.latents, self.normed = self.block(latent_dim), self.block(latent_dim)
         self.hidden = self.block(hidden_dim)
         self.logits = self.block(max(model.reward_support.n_bins, model.value_support.n_bins))
         self.rewards, self.values = self.block(1), self.block(1)
-        self.policies = self.block(model.action_head.output_dim)
+        self.policies = self.block(model.action_kind.output_dim)
 
     def block(self, width: int) -> Block:
         begin = self.width

@@ -66,7 +66,7 @@ class TensorConstants(NamedTuple):
     discount: float
     c_visit: float
     c_scale: float
-    min_value_range: th.Tensor  # [] float64
+    min_value_range: th.Tensor  # [] float64, in units of the values
     min_value_share: float
 
 
@@ -303,7 +303,7 @@ def tensor_search(
     :param gumbel: noise added to the logits ``[n_roots, n_candidates]``
     :param n_children: number of actions at every node below the root
     :param settings: budget and constants
-    :param value_unit: ``settings.min_value_range`` is in these units
+    :param value_unit: what ``settings.min_value_range`` counts in, such as the model's reward scale
     :param operations: the functions that select and back up; ``None`` for those of this module
     :raises ValueError: if more actions are to be considered than there are candidates
     """

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import torch as th
 
+from sb3_ezv2.common.actions.kind import Candidates
 from sb3_ezv2.common.tensors import on_device
 from sb3_ezv2.common.type_aliases import Noise
-from sb3_ezv2.networks.action_heads import ContinuousActionHead
 from sb3_ezv2.networks.model import EfficientZeroModel, NetworkOutput
 from sb3_ezv2.planning.tensor_search import TensorExpansion
 
@@ -16,8 +16,8 @@ class TensorNoise(NamedTuple):
     """As :class:`~sb3_ezv2.common.type_aliases.Noise`, on the model's device."""
 
     gumbel: th.Tensor  # [n or 1, n_candidates]
-    candidates: th.Tensor  # [n or 1, n_candidates, action_dim], empty if discrete
-    children: th.Tensor  # [n_simulations, n or 1, n_children, action_dim], empty if discrete
+    candidates: th.Tensor  # [n or 1, n_candidates, noise_dim]
+    children: th.Tensor  # [n_simulations, n or 1, n_children, noise_dim]
 
 
 def noise_on_device(noise: Noise | TensorNoise, device: th.device) -> TensorNoise:
@@ -29,24 +29,21 @@ def noise_on_device(noise: Noise | TensorNoise, device: th.device) -> TensorNois
 
 def evaluate_nodes(
     model: EfficientZeroModel, latents: th.Tensor, actions: th.Tensor, memories: th.Tensor, noise: th.Tensor
-) -> tuple[NetworkOutput, th.Tensor]:
-    """One step of the model, and the actions to be considered next (empty if discrete).
+) -> tuple[NetworkOutput, Candidates]:
+    """One step of the model, and the actions to be considered next.
 
     :param model: evaluates the nodes
     :param latents: of the nodes before the step ``[n, *latent]``
-    :param actions: ``[n]`` or ``[n, action_dim]``
+    :param actions: ``[n, *action_shape]``
     :param memories: of the nodes before the step ``[n, memory_dim]``
-    :param noise: of the next actions ``[n or 1, n_children, action_dim]``
+    :param noise: of the next actions ``[n or 1, n_children, noise_dim]``
     """
     output = model.recurrent_inference(latents, actions, memories)
-    head = model.action_head
-    if isinstance(head, ContinuousActionHead):
-        return output, head.children(output.policies, noise)
-    return output, output.policies[:, :0]
+    return output, model.action_kind.children(output.policies, noise)
 
 
 EvaluateNodes = Callable[
-    [EfficientZeroModel, th.Tensor, th.Tensor, th.Tensor, th.Tensor], tuple[NetworkOutput, th.Tensor]
+    [EfficientZeroModel, th.Tensor, th.Tensor, th.Tensor, th.Tensor], tuple[NetworkOutput, Candidates]
 ]
 """:func:`evaluate_nodes` or a compiled one."""
 
@@ -58,7 +55,7 @@ class TorchNodes:
     :param root: latent states and policies of the states to search from
     :param noise: of the sampled actions
     :param n_simulations: number of nodes to come
-    :param explore: see :meth:`ContinuousActionHead.root_candidates`
+    :param explore: see :meth:`~sb3_ezv2.common.actions.kind.ActionKind.candidates`
     :param evaluate: does one step of the model
     """
 
@@ -74,38 +71,31 @@ class TorchNodes:
         self.model = model
         self.evaluate = evaluate
         self.noise = noise.children
-        n, device, head = len(root.latents), root.latents.device, model.action_head
-        self.rows = th.arange(n, device=device)
+        n, kind = len(root.latents), model.action_kind
+        self.rows = th.arange(n, device=root.latents.device)
         self.pool = root.latents.new_empty(n_simulations + 1, *root.latents.shape)
         self.pool[0].copy_(root.latents)
         self.memories = root.memories.new_empty(n_simulations + 1, *root.memories.shape)
         self.memories[0].copy_(root.memories)
-        if isinstance(head, ContinuousActionHead):
-            self.candidates = head.root_candidates(root.policies, noise.candidates, explore)
-            self.logits = root.policies.new_zeros(n, head.n_candidates)
-            self.uniform = root.policies.new_zeros(n, head.n_children)
-            self.actions = self.candidates.new_empty(n_simulations + 1, *self.candidates.shape)
-            self.actions[0].copy_(self.candidates)
-        else:
-            self.candidates = th.arange(head.n_candidates, device=device).expand(n, -1)
-            self.logits = root.policies
+        self.candidates = kind.candidates(root.policies, noise.candidates, explore)
+        if kind.sampled:
+            n_actions = max(kind.n_candidates, kind.n_children)
+            self.actions = self.candidates.actions.new_empty(n_simulations + 1, n, n_actions, *kind.shape)
+            self.actions[0, :, : kind.n_candidates].copy_(self.candidates.actions)
 
     def expand(self, node: int, parents: th.Tensor, edges: th.Tensor) -> TensorExpansion:
-        """Evaluate node number ``node`` of every root; for sampled actions, sample its own.
+        """Evaluate node number ``node`` of every root; where actions are sampled, sample its own.
 
         :param node: 1 or larger
         :param parents: numbers of the nodes that the new ones follow ``[n]``
         :param edges: by which of their edges ``[n]``
         """
-        head = self.model.action_head
-        continuous = isinstance(head, ContinuousActionHead)
-        actions, noise = (
-            (self.actions[parents, self.rows, edges], self.noise[node - 1]) if continuous else (edges, self.noise)
-        )
+        kind = self.model.action_kind
+        actions = self.actions[parents, self.rows, edges] if kind.sampled else kind.numbered(edges)
         latents, memories = self.pool[parents, self.rows], self.memories[parents, self.rows]
-        output, children = self.evaluate(self.model, latents, actions, memories, noise)
+        output, children = self.evaluate(self.model, latents, actions, memories, self.noise[node - 1])
         self.pool[node].copy_(output.latents)
         self.memories[node].copy_(output.memories)
-        if continuous:
-            self.actions[node, :, : head.n_children].copy_(children)
-        return TensorExpansion(output.rewards, output.values, self.uniform if continuous else output.policies)
+        if kind.sampled:
+            self.actions[node, :, : kind.n_children].copy_(children.actions)
+        return TensorExpansion(output.rewards, output.values, children.logits)

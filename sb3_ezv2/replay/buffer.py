@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import get_action_dim
 
+from sb3_ezv2.common.actions import action_kind_of
 from sb3_ezv2.common.arguments import OneOf, Real, Whole
 from sb3_ezv2.common.compilation import entry_point
 from sb3_ezv2.common.normalization import UNCHANGED, Normalizer
-from sb3_ezv2.common.spaces import named_arrays, named_spaces, random_actions
+from sb3_ezv2.common.spaces import named_arrays, named_spaces
 from sb3_ezv2.common.type_aliases import ObservationArrays, TrajectoryBatch
 from sb3_ezv2.replay.frame_storage import new_frame_storages
 from sb3_ezv2.replay.journal_reader import JournalSummary, add_journal
@@ -59,7 +59,8 @@ class TrajectoryReplayBuffer:
 
     :param buffer_size: number of observations kept, all environments together; the last one of an episode counts
     :param observation_space: of the environment, ``Dict`` included
-    :param action_space: ``Discrete`` or ``Box``; actions of a ``Box`` are stored scaled to [-1, 1]
+    :param action_space: of the environment; actions are stored as its
+        :class:`~sb3_ezv2.common.actions.kind.ActionKind` has them, those of a ``Box`` scaled to [-1, 1]
     :param n_envs: number of environments
     :param alpha: exponent of the priorities; 0 samples uniformly
     :param n_stack: frames in every image of bytes, of which only the newest is stored with each observation; other
@@ -98,8 +99,7 @@ class TrajectoryReplayBuffer:
     def reset(self) -> None:
         """Forget everything."""
         self.n_rows = min(FIRST_ROWS, self.max_rows)
-        discrete = isinstance(self.action_space, spaces.Discrete)
-        action_shape = () if discrete else (get_action_dim(self.action_space),)
+        kind = action_kind_of(self.action_space)
         layout = (self.n_rows, self.n_envs)
         self.stacks = new_frame_storages(self.observation_space, self.n_stack, self.channels_order, self.n_slots)
         self.observations = {  # stored whole
@@ -107,7 +107,7 @@ class TrajectoryReplayBuffer:
             for key, space in named_spaces(self.observation_space).items()
             if key not in self.stacks
         }
-        self.actions = np.zeros((*layout, *action_shape), np.int64 if discrete else np.float32)
+        self.actions = np.zeros((*layout, *kind.shape), kind.dtype)
         self.rewards = np.zeros(layout, np.float32)
         self.kinds = np.full(layout, EMPTY, np.int8)
         self.observation_ids = np.full(layout, -1, np.int64)
@@ -156,7 +156,7 @@ class TrajectoryReplayBuffer:
 
         :param observations: before the step ``[n_envs, ...]``; stored only where a stream begins
         :param next_observations: after the step, already of the next episode where ``dones``
-        :param actions: ``[n_envs]`` or ``[n_envs, action_dim]`` scaled to [-1, 1]
+        :param actions: ``[n_envs, *action_shape]``, those of a ``Box`` scaled to [-1, 1]
         :param rewards: ``[n_envs]``
         :param dones: ``[n_envs]``
         :param infos: one dictionary per environment
@@ -375,7 +375,7 @@ class TrajectoryReplayBuffer:
         """Stored actions, and random ones past the end of an episode."""
         actions = self.actions.reshape(-1, *self.actions.shape[2:])[slots]
         missing = ~real
-        actions[missing] = random_actions(self.action_space, (int(missing.sum()),), rng)
+        actions[missing] = action_kind_of(self.action_space).random((int(missing.sum()),), rng)
         return actions
 
     def transitions_at(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ class Constants(NamedTuple):
     discount: float
     c_visit: float
     c_scale: float
-    min_value_range: float
+    min_value_range: float  # in units of the values
     min_value_share: float
     log_odds: np.ndarray  # [n_simulations + 1] float64, log(1 + 2 n) of every number of visits n
 

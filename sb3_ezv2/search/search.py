@@ -67,8 +67,10 @@ def read_roots(tree: SearchTree, constants: Constants, result: SearchResult) -> 
         result.improved_values[row] = (root["network_value"] + improved) / (1 + n_simulations)
 
 
-def search_plan(settings: SearchSettings, n_candidates: int, n_children: int) -> tuple[np.ndarray, Constants]:
-    """What the kernels need of the settings.
+def search_plan(
+    settings: SearchSettings, n_candidates: int, n_children: int, value_unit: float
+) -> tuple[np.ndarray, Constants]:
+    """What the kernels need of the settings; see :func:`search`.
 
     :return: the schedule of sequential halving ``[n_simulations]`` and the constants, floats throughout: an integer
         discount would compile everything once more
@@ -87,7 +89,7 @@ def search_plan(settings: SearchSettings, n_candidates: int, n_children: int) ->
         discount=float(settings.discount),
         c_visit=float(settings.c_visit),
         c_scale=float(settings.c_scale),
-        min_value_range=float(settings.min_value_range),
+        min_value_range=float(settings.min_value_range) * value_unit,
         min_value_share=float(settings.min_value_share),
         log_odds=np.log1p(2.0 * np.arange(settings.n_simulations + 1)),
     )
@@ -105,7 +107,12 @@ def new_result(n_roots: int, n_candidates: int) -> SearchResult:
 
 
 def search(
-    root: SearchRoot, recurrent_fn: RecurrentFn, gumbel: np.ndarray, n_children: int, settings: SearchSettings
+    root: SearchRoot,
+    recurrent_fn: RecurrentFn,
+    gumbel: np.ndarray,
+    n_children: int,
+    settings: SearchSettings,
+    value_unit: float = 1.0,
 ) -> SearchResult:
     """Plan for every root with ``settings.n_simulations`` calls of the model.
 
@@ -121,6 +128,7 @@ def search(
     :param gumbel: noise added to the logits ``[n_roots, n_candidates]``; zeros to act greedily
     :param n_children: number of actions at every node below the root
     :param settings: budget and constants
+    :param value_unit: what ``settings.min_value_range`` counts in, such as the model's reward scale
     :return: one row per root
     :raises ValueError: if shapes disagree, more actions are to be considered than there are candidates, or a number
         is out of its range
@@ -130,8 +138,8 @@ def search(
         raise ValueError(
             f"values {root.values.shape} and gumbel {gumbel.shape} do not fit prior_logits {root.prior_logits.shape}"
         )
-    schedule, constants = search_plan(settings, n_candidates, n_children)
-    gumbel = np.ascontiguousarray(gumbel, np.float32)
+    schedule, constants = search_plan(settings, n_candidates, n_children, value_unit)
+    gumbel = np.array(gumbel, np.float32, order="C")  # never read-only, for which everything is compiled once more
     tree = new_tree(n_roots, settings.n_simulations, n_candidates, n_children)
     plant(tree, root.values, root.prior_logits, gumbel, *map(float, settings.value_bounds))
 

@@ -91,6 +91,11 @@ class StubModel:
         return ask
 
 
+def noise(n_roots: int, n_candidates: int, seed: int = 0) -> np.ndarray:
+    """Gumbel noise, one row per root."""
+    return np.random.default_rng(seed).gumbel(size=(n_roots, n_candidates)).astype(np.float32)
+
+
 def recording(recurrent_fn: RecurrentFn, paths: list[list[Path]]) -> RecurrentFn:
     """Let the callback also append the path of every new node to ``paths[row]``, which must hold ``[()]``."""
 

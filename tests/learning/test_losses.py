@@ -30,18 +30,17 @@ def random_batch(model: EfficientZeroModel, seed: int = 0, all_count: bool = Fal
     def mask(*shape: int) -> th.Tensor:
         return th.ones(shape) if all_count else (th.rand(shape, generator=generator) < 0.6).float()
 
-    head = model.action_head
-    discrete = head.encoded_dim == head.n_candidates
-    n_targets = head.n_targets
+    kind = model.action_kind
+    n_targets = kind.n_targets
     return TensorBatch(
         observations={"observation": uniform(BATCH, UNROLL + 1, 3)},
-        actions=th.randint(head.encoded_dim, (BATCH, UNROLL), generator=generator)
-        if discrete
-        else uniform(BATCH, UNROLL, head.encoded_dim),
+        actions=uniform(BATCH, UNROLL, *kind.shape)
+        if kind.sampled
+        else th.randint(kind.n_candidates, (BATCH, UNROLL), generator=generator),
         weights=th.rand(BATCH, generator=generator) + 0.1,
         rewards=3 * uniform(BATCH, UNROLL),
         values=30 * uniform(BATCH, UNROLL + 1),
-        policy_actions=0.9 * uniform(BATCH, UNROLL + 1, n_targets, 0 if discrete else head.encoded_dim),
+        policy_actions=0.9 * uniform(BATCH, UNROLL + 1, n_targets, *kind.target_shape),
         policy_weights=th.softmax(3 * uniform(BATCH, UNROLL + 1, n_targets), dim=-1),
         reward_mask=mask(BATCH, UNROLL),
         value_mask=mask(BATCH, UNROLL + 1),
@@ -90,7 +89,7 @@ def loss_step_by_step(
                 * batch.value_mask[i, k]
                 * F.cross_entropy(model.value_support.used(value_logits[i]), value)
             )
-            likelihood = model.action_head.log_likelihood(
+            likelihood = model.action_kind.log_likelihood(
                 policies[i], batch.policy_actions[i, k], batch.policy_weights[i, k]
             )
             loss = loss - coefficients.policy * batch.policy_mask[i, k] * likelihood
@@ -301,69 +300,69 @@ def squashed(mean: th.Tensor, std: th.Tensor) -> Independent:
 
 @pytest.mark.parametrize("dim", [1, 3])
 def test_log_density_equals_torch(dim):
-    head = tiny_network(CONTINUOUS if dim > 1 else ONE_DIMENSION).action_head
+    kind = tiny_network(CONTINUOUS if dim > 1 else ONE_DIMENSION).action_kind
     generator = th.Generator().manual_seed(0)
     outputs = 3 * th.randn(20, 2 * dim, generator=generator, dtype=th.float64)
     actions = 0.998 * (2 * th.rand(20, 5, dim, generator=generator, dtype=th.float64) - 1)
-    mean, std = head.gaussian(outputs)
+    mean, std = kind.gaussian(outputs)
     assert (std > 0).all() and mean.abs().max() < 6
     expected = squashed(mean.unsqueeze(1), std.unsqueeze(1)).log_prob(actions)
-    th.testing.assert_close(head.log_prob(outputs, actions), expected, rtol=1e-9, atol=1e-9)
+    th.testing.assert_close(kind.log_prob(outputs, actions), expected, rtol=1e-9, atol=1e-9)
     weights = th.rand(20, 5, generator=generator, dtype=th.float64)
-    likelihood = head.log_likelihood(outputs, actions, weights)
+    likelihood = kind.log_likelihood(outputs, actions, weights)
     th.testing.assert_close(likelihood, (weights * expected).sum(1), rtol=1e-9, atol=1e-9)
 
 
 def test_gradient_of_the_log_density_equals_numeric_differentiation():
-    head = tiny_network(CONTINUOUS).action_head
+    kind = tiny_network(CONTINUOUS).action_kind
     generator = th.Generator().manual_seed(1)
     outputs = th.randn(6, 4, generator=generator, dtype=th.float64, requires_grad=True)
     actions = 0.95 * (2 * th.rand(6, 3, 2, generator=generator, dtype=th.float64) - 1)
     weights = th.softmax(th.randn(6, 3, generator=generator, dtype=th.float64), dim=-1)
-    assert th.autograd.gradcheck(lambda x: head.log_likelihood(x, actions, weights), outputs)
+    assert th.autograd.gradcheck(lambda x: kind.log_likelihood(x, actions, weights), outputs)
 
 
 def test_the_density_integrates_to_one():
-    head = tiny_network(ONE_DIMENSION).action_head
+    kind = tiny_network(ONE_DIMENSION).action_kind
     actions = th.linspace(-0.99899, 0.99899, 20_001, dtype=th.float64)
     for outputs in ([0.0, 0.0], [0.7, -2.0], [-0.4, -1.0]):
-        density = head.log_prob(th.tensor(outputs, dtype=th.float64), actions[:, None]).exp()
+        density = kind.log_prob(th.tensor(outputs, dtype=th.float64), actions[:, None]).exp()
         assert th.trapezoid(density, actions).item() == pytest.approx(1.0, abs=0.02)
 
 
 def test_extreme_actions_and_outputs_stay_finite():
-    head = tiny_network(CONTINUOUS).action_head
+    kind = tiny_network(CONTINUOUS).action_kind
     outputs = th.tensor([[1e4, -1e4, 1e4, -1e4], [-50.0, 50.0, -80.0, 80.0]], requires_grad=True)
     actions = th.tensor([[[1.0, -1.0]], [[0.999, 1.0]]])
-    loss = head.log_likelihood(outputs, actions, th.ones(2, 1)).sum() + head.entropy(outputs).sum()
+    loss = kind.log_likelihood(outputs, actions, th.ones(2, 1)).sum() + kind.entropy(outputs).sum()
     loss.backward()
     assert th.isfinite(loss) and th.isfinite(outputs.grad).all()
 
 
 def test_continuous_entropy_is_right_in_the_mean():
-    head = tiny_network(CONTINUOUS).action_head
+    kind = tiny_network(CONTINUOUS).action_kind
     outputs = th.tensor([0.3, -1.0, -1.5, 0.5])
     th.manual_seed(0)
-    samples = head.entropy(outputs.expand(40_000, 4))
-    reference = -(lambda d: d.log_prob(d.sample((40_000,))))(squashed(*head.gaussian(outputs.double())))
+    samples = kind.entropy(outputs.expand(40_000, 4))
+    reference = -(lambda d: d.log_prob(d.sample((40_000,))))(squashed(*kind.gaussian(outputs.double())))
     error = math.sqrt(samples.var().item() / 40_000 + reference.var().item() / 40_000)
     assert abs(samples.mean().item() - reference.mean().item()) < 4.5 * error
 
 
 def test_the_gradient_of_the_entropy_reaches_mean_and_spread():
-    head = tiny_network(ONE_DIMENSION).action_head
+    kind = tiny_network(ONE_DIMENSION).action_kind
     outputs = th.tensor([1.0, -3.0], requires_grad=True)
     th.manual_seed(0)
-    (gradient,) = th.autograd.grad(head.entropy(outputs.expand(5000, 2)).mean(), outputs)
+    (gradient,) = th.autograd.grad(kind.entropy(outputs.expand(5000, 2)).mean(), outputs)
     assert gradient[0] < 0  # towards the middle of the box
     assert gradient[1] > 0  # wider
 
 
 def test_discrete_entropy_and_likelihood_equal_torch():
-    head = tiny_network(DISCRETE).action_head
+    kind = tiny_network(DISCRETE).action_kind
     generator = th.Generator().manual_seed(0)
     logits = 4 * th.randn(30, 3, generator=generator)
-    th.testing.assert_close(head.entropy(logits), Categorical(logits=logits).entropy())
+    th.testing.assert_close(kind.entropy(logits), Categorical(logits=logits).entropy())
     weights = th.softmax(th.randn(30, 3, generator=generator), dim=-1)
-    likelihood = head.log_likelihood(logits, th.empty(30, 3, 0), weights)
+    likelihood = kind.log_likelihood(logits, th.empty(30, 3, 0), weights)
     th.testing.assert_close(likelihood, -F.cross_entropy(logits, weights, reduction="none"))

@@ -46,7 +46,7 @@ class Setting:
 
     def new_reanalyzer(self, cache: bool) -> Reanalyzer:
         """With nothing in its cache."""
-        return Reanalyzer(self.planner, self.action_space, self.model.action_head.n_targets, cache)
+        return Reanalyzer(self.planner, self.model.action_kind, cache)
 
     def observation(self) -> np.ndarray:
         """A random one, with the batch axis."""

@@ -88,7 +88,7 @@ def test_shapes(shape, latent, action_space):
     observations = {"observation": samples(space, 3)}
     root = model.initial_inference(observations)
     assert root.latents.shape == (3, 6, *latent) and root.values.shape == (3,)
-    assert root.policies.shape == (3, model.action_head.output_dim)
+    assert root.policies.shape == (3, model.action_kind.output_dim)
     discrete = isinstance(action_space, spaces.Discrete)
     actions = th.tensor([0, 1, 2]) if discrete else th.zeros(3, 2)
     output = model.recurrent_inference(root.latents, actions)
@@ -97,7 +97,7 @@ def test_shapes(shape, latent, action_space):
     unrolled = unroll_latents(model, root.latents, th.stack([actions, actions], dim=1))
     assert unrolled.shape == (3, 3, 6, *latent)
     sizes = [output.shape for output in model.heads(unrolled)]
-    expected = (model.reward_support.n_bins, model.value_support.n_bins, model.action_head.output_dim)
+    expected = (model.reward_support.n_bins, model.value_support.n_bins, model.action_kind.output_dim)
     assert sizes == [(3, 3, n) for n in expected]
     th.testing.assert_close(model.heads.one(unrolled, VALUE), model.heads(unrolled)[VALUE])
     later = {"observation": samples(space, 6).view(3, 2, *shape)}

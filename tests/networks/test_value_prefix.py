@@ -12,7 +12,7 @@ from sb3_ezv2 import EfficientZeroV2
 from sb3_ezv2.learning.targets import value_prefixes
 from sb3_ezv2.networks.model import reward_support
 from sb3_ezv2.planning.fused_weights import supports_fusion
-from sb3_ezv2.planning.planner import MIN_VALUE_SHARE_DISCRETE, Planner
+from sb3_ezv2.planning.planner import Planner
 from tests.helpers.envs import RandomEnv
 from tests.helpers.reference_search import ReferenceSearch
 from tests.helpers.tiny import (
@@ -115,7 +115,7 @@ def test_searches_equal_those_of_the_reference(network):
     for row in range(n):
         alone = {key: value[row : row + 1] for key, value in observations.items()}
         evaluate = partial(reward_by_hand, model, alone)
-        share = MIN_VALUE_SHARE_DISCRETE
+        share = model.action_kind.min_value_share
         outcome = ReferenceSearch(evaluate, noise.gumbel[row], 24, 2, 0.97, min_value_share=share).run()
         longest = max(longest, *map(len, outcome.expanded))
         assert plan.visit_counts[row].tolist() == outcome.visit_counts

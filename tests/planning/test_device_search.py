@@ -17,70 +17,35 @@ from sb3_ezv2.planning.device_search import (
     Operations,
     SearchInputs,
     draw_on_device,
+    plan_on_device,
     recorded_searches,
     search_in_tensors,
 )
-from sb3_ezv2.planning.planner import Planner
+from sb3_ezv2.planning.planner import Planner, choose_search
 from sb3_ezv2.planning.tensor_search import TreeOperations, back_up_tensors, select_tensors
 from sb3_ezv2.planning.torch_nodes import TensorNoise, evaluate_nodes, noise_on_device
-from tests.helpers.envs import RandomEnv
-from tests.helpers.tiny import CONTINUOUS, DISCRETE, ONE_DIMENSION, TINY_NETWORK, tiny_model, tiny_network
+from tests.helpers.plans import PLANNER, assert_same_plans, observations_of
+from tests.helpers.plans import plans as plans_by
+from tests.helpers.tiny import CONTINUOUS, DISCRETE, ONE_DIMENSION, TINY_NETWORK, tiny_network
 from tests.networks.test_cnn import GREY, TINY_IMAGE_NETWORK
 
 SPACES = {"discrete": DISCRETE, "box": CONTINUOUS, "box1": ONE_DIMENSION}
 ACTION_SPACES = pytest.mark.parametrize("action_space", SPACES.values(), ids=SPACES)
-PLANNER = Planner(12, 3, 0.97)
-
-
-def observations_of(n: int, seed: int = 0) -> dict[str, th.Tensor]:
-    return {"observation": th.from_numpy(np.random.default_rng(seed).uniform(-1, 1, (n, 3)).astype(np.float32))}
 
 
 def plans(model: EfficientZeroModel, observations: dict[str, th.Tensor], explore: bool, monkeypatch) -> list[Plan]:
     """By the usual path of the CPU and by that of a GPU."""
-    n = len(next(iter(observations.values())))
-    noise = PLANNER._draw(model, n, np.random.default_rng(n)) if explore else PLANNER.greedy_noise(model)
-    found = []
-    for on_gpu in (False, True):
-        monkeypatch.setattr("sb3_ezv2.planning.planner._is_on_gpu", lambda model, on_gpu=on_gpu: on_gpu)
-        found.append(PLANNER.plan(model, observations, noise, explore))
-    return found
+    return plans_by(model, observations, explore, monkeypatch, choose_search(model), plan_on_device)
 
 
-def assert_same_plans(here: Plan, there: Plan) -> None:
-    """Equal up to rounding, in all but the few states where rounding decides between equal candidates."""
-    for name, ours, theirs in zip(Plan._fields, here, there, strict=True):
-        assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype), name
-    same = (here.visit_counts == there.visit_counts).all(axis=1)
-    same &= np.isclose(here.root_values, there.root_values, rtol=1e-4, atol=1e-4)  # the same below the root, too
-    assert same.mean() > 0.97
-    for name, ours, theirs in zip(Plan._fields, here, there, strict=True):
-        np.testing.assert_allclose(ours[same], theirs[same], rtol=1e-4, atol=1e-4, err_msg=name)
-
-
-@ACTION_SPACES
-@pytest.mark.parametrize("explore", [True, False])
-def test_plans_for_vectors(action_space, explore, monkeypatch):
-    model = tiny_network(action_space, reward_scale=10.0)
-    pairs = [plans(model, observations_of(n, seed=n), explore, monkeypatch) for n in (1, 2, 3, 100, 5)]
-    # Together, because rounding may decide in a single state, and in which one depends on the processor.
-    here, there = (Plan(*map(np.concatenate, zip(*found, strict=True))) for found in zip(*pairs, strict=True))
-    assert_same_plans(here, there)
+def test_few_sizes_are_recorded(monkeypatch):
+    model = tiny_network(CONTINUOUS)
+    for n in (1, 2, 3, 100, 5):
+        plans(model, observations_of(n), True, monkeypatch)
     assert {key[0] for key in device_search._SEARCHES[model].by_kind} == {2, 4, 8, 128}
 
 
-@ACTION_SPACES
-@pytest.mark.parametrize("value_prefix", [False, True])
-def test_plans_for_images(action_space, value_prefix, monkeypatch):
-    network = {**TINY_IMAGE_NETWORK, "value_prefix": value_prefix}
-    trained = tiny_model(RandomEnv(GREY, action_space), "CnnPolicy", policy_kwargs=network, n_simulations=12).learn(50)
-    model = trained.policy.average_model
-    images = np.stack([trained.observation_space.sample() for _ in range(20)])
-    assert_same_plans(*plans(model, {"observation": th.from_numpy(images)}, True, monkeypatch))
-
-
-def test_plans_for_spaces_that_do_not_begin_at_zero(monkeypatch):
-    """Also the rows that nobody asked for hold observations that exist."""
+def test_rows_that_nobody_asked_for_hold_observations_that_exist(monkeypatch):
     space = spaces.Dict({"one": spaces.Discrete(3, start=5), "many": spaces.MultiDiscrete([2, 4], start=[1, -3])})
     model = EZV2Policy(space, DISCRETE, lambda _: 1e-3, **TINY_NETWORK).average_model
     drawn = [space.sample() for _ in range(5)]

@@ -5,20 +5,21 @@ from __future__ import annotations
 import copy
 import os
 import threading
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch as th
+from numba import typeof
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from sb3_ezv2.common.type_aliases import Noise
 from sb3_ezv2.networks.model import POLICY, VALUE, EfficientZeroModel
 from sb3_ezv2.planning import fused_search as fused_search_module
-from sb3_ezv2.planning import planner as planner_module
 from sb3_ezv2.planning.fused_network import block, run_layers, sample_children, write_observations
 from sb3_ezv2.planning.fused_search import CHUNK, MIN_HALF
-from sb3_ezv2.planning.fused_weights import ModelWeights, model_weights, supports_fusion
+from sb3_ezv2.planning.fused_weights import ModelWeights, model_weights
 from sb3_ezv2.planning.planner import Planner
 from sb3_ezv2.search.exponential import exponential
 from tests.helpers.tiny import CONTINUOUS, DISCRETE, ONE_DIMENSION, tiny_network
@@ -30,12 +31,8 @@ def random_step(model: EfficientZeroModel, n: int, seed: int = 0) -> tuple[th.Te
     """Latent states and actions for torch, and the actions as the compiled model wants them."""
     rng = np.random.default_rng(seed)
     latents = th.from_numpy(rng.normal(size=(n, model.heads.dim)).astype(np.float32))
-    head = model.action_head
-    if head.n_candidates == head.encoded_dim == head.n_children:  # discrete
-        actions = th.from_numpy(rng.integers(head.encoded_dim, size=n))
-    else:
-        actions = th.from_numpy(rng.uniform(-1, 1, (n, head.encoded_dim)).astype(np.float32))
-    return latents, actions, head.encode(actions).numpy()
+    actions = th.from_numpy(model.action_kind.random((n,), rng))
+    return latents, actions, model.action_kind.encode(actions).numpy()
 
 
 def fused_step(model: EfficientZeroModel, latents: np.ndarray, encoded: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -173,12 +170,12 @@ def test_inputs_are_left_as_they_were():
 
 @pytest.mark.parametrize("n_noise", [1, 9])
 def test_sampled_children_equal_those_of_torch(n_noise):
-    head = tiny_network(CONTINUOUS).action_head
+    kind = tiny_network(CONTINUOUS).action_kind
     rng = np.random.default_rng(0)
-    outputs = (20.0 * rng.normal(size=(9, head.output_dim))).astype(np.float32)
-    noise = rng.normal(size=(n_noise, head.n_children, head.encoded_dim)).astype(np.float32)
-    expected = head.children(th.from_numpy(outputs), th.from_numpy(noise)).numpy()
-    found = np.zeros((9, head.n_children + 1, head.encoded_dim), np.float32)
+    outputs = (20.0 * rng.normal(size=(9, kind.output_dim))).astype(np.float32)
+    noise = rng.normal(size=(n_noise, kind.n_children, kind.encoded_dim)).astype(np.float32)
+    expected = kind.children(th.from_numpy(outputs), th.from_numpy(noise)).actions.numpy()
+    found = np.zeros((9, kind.n_children + 1, kind.encoded_dim), np.float32)
     for row in range(9):
         sample_children(outputs[row], noise[row % n_noise], found[row])
     np.testing.assert_allclose(found[:, :-1], expected, rtol=1e-5, atol=1e-5)
@@ -217,32 +214,10 @@ def test_exponential():
 
 
 @pytest.mark.parametrize("kind", ACTION_SPACES)
-@pytest.mark.parametrize("explore", [False, True])
-def test_plans_equal_those_of_torch(kind, explore, monkeypatch):
-    """The same noise leads to the same tree with either evaluation."""
-    model = tiny_network(ACTION_SPACES[kind])
-    assert supports_fusion(model)
-    planner = Planner(12, min(4, model.action_head.n_candidates), 0.97)
-    observations = {"observation": th.from_numpy(np.random.default_rng(0).uniform(-1, 1, (30, 3)).astype(np.float32))}
-    noise = planner.draw_noise(model, 30, np.random.default_rng(1)) if explore else planner.greedy_noise(model)
-    fused = planner.plan(model, observations, noise, explore)
-    monkeypatch.setattr(planner_module, "supports_fusion", lambda model: False)
-    torch = planner.plan(model, observations, noise, explore)
-    # Rounding may decide between two nearly equal branches of a tree; that is rare.
-    same = (fused.visit_counts == torch.visit_counts).all(axis=1)
-    same &= np.isclose(fused.root_values, torch.root_values, rtol=1e-3, atol=1e-4)
-    assert same.mean() > 0.9
-    np.testing.assert_allclose(fused.candidates, torch.candidates, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(fused.actions[same], torch.actions[same], rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(fused.improved_policy[same], torch.improved_policy[same], rtol=1e-3, atol=1e-3)
-    assert (fused.visit_counts.sum(axis=1) == 12).all()
-
-
-@pytest.mark.parametrize("kind", ACTION_SPACES)
 def test_a_state_alone_equals_the_state_in_a_batch(kind):
     """Whatever is evaluated together, and however many states make a chunk."""
     model = tiny_network(ACTION_SPACES[kind])
-    planner = Planner(12, min(4, model.action_head.n_candidates), 0.97)
+    planner = Planner(12, min(4, model.action_kind.n_candidates), 0.97)
     n = 2 * CHUNK + 3
     observations = th.from_numpy(np.random.default_rng(0).uniform(-1, 1, (n, 3)).astype(np.float32))
     noise = planner.draw_noise(model, n, np.random.default_rng(1))
@@ -280,6 +255,24 @@ def test_what_is_not_finite_is_refused(kind, where):
     planner = Planner(4, 2, 0.97)
     with pytest.raises(ValueError, match="not finite"):
         planner.plan(model, {"observation": observations}, planner.greedy_noise(model), explore=False)
+
+
+def test_searches_of_every_kind_need_one_compiled_version(monkeypatch):
+    """Exploring or not, one state or many, any kind of action: arguments of the same types."""
+    seen, compiled = set(), fused_search_module._search_chunk
+    monkeypatch.setattr(
+        fused_search_module,
+        "_search_chunk",
+        lambda *arguments: seen.add(tuple(map(typeof, arguments))) or compiled(*arguments),
+    )
+    planner = Planner(4, 2, 0.97)
+    for space in ACTION_SPACES.values():
+        model = tiny_network(space)
+        for n, explore in product((1, 3), (True, False)):
+            rng = np.random.default_rng(0)
+            noise = planner.draw_noise(model, n, rng) if explore else planner.greedy_noise(model)
+            planner.plan(model, {"observation": th.zeros(n, 3)}, noise, explore)
+    assert len(seen) == 1
 
 
 def test_no_states_at_all():

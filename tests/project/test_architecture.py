@@ -45,6 +45,9 @@ AT_THE_TOP = {
     "": "commands",  # sb3_ezv2/__init__.py, which offers the public names
 }
 SEARCH_MAY_IMPORT = {"numpy", "numba", "sb3_ezv2", *sys.stdlib_module_names}
+ACTION_KINDS = "sb3_ezv2.common.actions"
+ABOUT_ACTIONS = re.compile(r"action|candidates|(?<![.\w])(kind|head)\b")
+SHAPE = re.compile(r"\.(ndim|dtype)\b|\blen\(.*\.shape\)")
 UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|NotImplementedError)\b")
 
 
@@ -135,6 +138,27 @@ def unfinished(module: str, source: str) -> list[str]:
     return [f"{module}, line {number}: {line.strip()}" for number, line in lines if UNFINISHED.search(line)]
 
 
+def action_branches(module: str, source: str) -> list[str]:
+    """Where a module outside of ``common.actions`` asks which kind of action it has to do with."""
+    if module.startswith(ACTION_KINDS):
+        return []
+    faults = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(ACTION_KINDS):
+            asked = [alias.name for alias in node.names if re.fullmatch(r"[A-Z]\w+Actions", alias.name)]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass", "type", "hasattr"):
+            asked = [text for text in map(ast.unparse, node.args[:1]) if ABOUT_ACTIONS.search(text)]
+        elif isinstance(node, ast.Match):
+            asked = [text for text in [ast.unparse(node.subject)] if ABOUT_ACTIONS.search(text)]
+        elif isinstance(node, ast.Compare):
+            shapes = [text for text in map(ast.unparse, [node.left, *node.comparators]) if SHAPE.search(text)]
+            asked = [text for text in shapes if ABOUT_ACTIONS.search(text)]
+        else:
+            continue
+        faults += [f"{module}, line {node.lineno} asks for the kind of action: {text}" for text in asked]
+    return faults
+
+
 def test_package_is_found():
     assert "sb3_ezv2" in SOURCES and "sb3_ezv2.common.type_aliases" in SOURCES
 
@@ -150,6 +174,11 @@ def test_no_module_imports_itself_through_others():
 @pytest.mark.parametrize("module", SOURCES)
 def test_files_and_functions_are_short(module):
     assert size_faults(module, SOURCES[module]) == []
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_the_kind_of_action_is_asked_for_in_one_place(module):
+    assert action_branches(module, SOURCES[module]) == []
 
 
 @pytest.mark.parametrize("module", SOURCES)
@@ -236,3 +265,39 @@ def test_docstrings_and_constructors_are_not_counted():
 def test_unfinished_work_is_noticed(line):
     assert len(unfinished("m", f"y = 2\n{line}\n")) == 1
     assert unfinished("m", "todo_list = 1  # all of it done\n") == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "if isinstance(self.action_space, spaces.Discrete): pass",
+        "discrete = not isinstance(env.action_space, spaces.Box)",
+        "continuous = isinstance(model.action_kind, kinds.BoxActions)",
+        "if type(kind) is DiscreteActions: pass",
+        "if plan.candidates.ndim == 2: pass",
+        "if len(batch.actions.shape) > 2: pass",
+        "discrete = 2 == actions.ndim",
+        "integers = buffer.actions.dtype == np.int64",
+        "sampled = hasattr(action_kind, 'gaussian')",
+        "match action_space:\n    case spaces.Discrete(): pass",
+        "from sb3_ezv2.common.actions import BoxActions",
+        "from sb3_ezv2.common.actions.discrete import DiscreteActions",
+    ],
+)
+def test_a_branch_on_the_kind_of_action_is_noticed(source):
+    assert len(action_branches("sb3_ezv2.policies", source)) == 1
+    assert action_branches("sb3_ezv2.common.actions.box", source) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "if isinstance(observation_space, spaces.Box): pass",
+        "from sb3_ezv2.common.actions import ActionKind, action_kind_of",
+        "from sb3_ezv2.common.actions.box import MAX_ACTION",
+        "n = kind.n_candidates if kind.sampled else 1",
+        "if observations.ndim == 2: pass",
+    ],
+)
+def test_what_does_not_depend_on_the_kind_of_action_passes(source):
+    assert action_branches("sb3_ezv2.policies", source) == []

@@ -1,7 +1,11 @@
-"""Every public name and every logged key is documented; each check is shown to fail."""
+"""What users import is in the reference, everything has docstrings, and every logged key is documented.
+
+Each check is shown to fail.
+"""
 
 import ast
 import re
+import runpy
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,6 +18,7 @@ import sb3_ezv2
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "sb3_ezv2"
 API_PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+ALGORITHM_PAGE = (ROOT / "docs" / "algorithm.md").read_text(encoding="utf-8")
 LOGGING_PAGE = (ROOT / "docs" / "logging.md").read_text(encoding="utf-8")
 
 # Written by SB3 itself (episode statistics, clock, evaluation callback), so not found in our code.
@@ -94,18 +99,40 @@ def test_package_offers_public_names():
         assert hasattr(sb3_ezv2, name), name
 
 
+def entry_points() -> list[str]:
+    """Commands of the zoo: the modules at the top of the package with a ``main``."""
+    at_the_top = [name for name in PUBLIC_SOURCES if name.count(".") == 1]
+    return [name.partition(".")[2] for name in at_the_top if "main" in public_definitions(SOURCES[name])]
+
+
 def test_offered_names_are_documented():
     objects = {name: getattr(sb3_ezv2, name) for name in sb3_ezv2.__all__ if not name.startswith("__")}
     assert [name for name, thing in objects.items() if callable(thing) and not thing.__doc__] == []
     assert undocumented("sb3_ezv2", objects, API_PAGE) == []
+    described = set(re.findall(r"\.\. autoclass:: sb3_ezv2\.(\w+)$", API_PAGE + ALGORITHM_PAGE, flags=re.MULTILINE))
+    assert {name for name, thing in objects.items() if thing.__name__ not in described} == set()
 
 
 @pytest.mark.parametrize("module", PUBLIC_SOURCES)
-def test_module_is_documented(module):
+def test_module_has_docstrings(module):
     assert ast.get_docstring(ast.parse(SOURCES[module])), f"{module} has no docstring"
     assert without_docstring(SOURCES[module]) == []
+
+
+@pytest.mark.parametrize("module", [name for name in PUBLIC_SOURCES if name.startswith("sb3_ezv2.envs")])
+def test_environments_are_in_the_reference(module):
     names = [name for name in public_definitions(SOURCES[module]) if "." not in name]
-    assert undocumented(module, names, API_PAGE) == []
+    assert module in automodules(API_PAGE) and undocumented(module, names, API_PAGE) == []
+
+
+def test_the_zoo_is_in_the_reference():
+    assert "train" in entry_points() and undocumented("sb3_ezv2", entry_points(), API_PAGE) == []
+    assert "sb3_ezv2.zoo" in automodules(API_PAGE)
+
+
+def test_the_reference_has_no_internals():
+    for_users = {"sb3_ezv2.zoo", *(name for name in SOURCES if name.startswith("sb3_ezv2.envs"))}
+    assert set(automodules(API_PAGE)) == for_users
 
 
 def test_automodules_exist():
@@ -123,6 +150,23 @@ def test_an_undocumented_name_is_noticed():
     assert undocumented("package.shown", ["hidden"], page) == ["hidden"]
     assert undocumented("package.other", ["named", "name", "other"], page) == ["name", "other"]
     assert automodules("```{eval-rst}\n.. automodule:: package.empty\n```\n:members:") == {}
+
+
+# -- the page Contributing ---------------------------------------------------------------------------------------------
+
+
+def test_the_picture_of_the_data_flow_is_the_one_that_the_script_draws():
+    drawing = runpy.run_path(str(ROOT / "docs" / "data_flow.py"))
+    picture = (ROOT / "docs" / "data_flow.svg").read_text(encoding="utf-8")
+    assert picture == drawing["draw"](), "run python docs/data_flow.py"
+    assert [file for file in drawing["files"]() if not (PACKAGE / file).is_file()] == []
+
+
+def test_files_that_changes_go_to_exist():
+    page = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([a-z_0-9/]+\.(?:py|md))`", page))
+    assert len(named) > 20
+    assert [file for file in named if not (PACKAGE / file).is_file() and not (ROOT / file).is_file()] == []
 
 
 # -- logged keys -------------------------------------------------------------------------------------------------------

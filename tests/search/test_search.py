@@ -1,8 +1,7 @@
-"""The search as a whole: against the plain-Python reference, and what must hold for any model."""
+"""The search as a whole: what must hold for any model. ``tests/planning/test_equivalence.py`` has the reference."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -13,22 +12,7 @@ from hypothesis import strategies as st
 
 from sb3_ezv2.common.type_aliases import Expansion, RecurrentFn, SearchResult, SearchRoot, SearchSettings
 from sb3_ezv2.search import search
-from tests.helpers.reference_search import Path, ReferenceSearch
-from tests.helpers.stub_models import StubModel, recording
-
-CONSTANTS = [
-    (50.0, 0.1, 0.01, 0.0),
-    (0.0, 1.0, 0.01, 0.0),
-    (25.0, 0.0, 1.0, 0.0),
-    (50.0, 1.0, 100.0, 0.0),
-    (50.0, 0.1, 0.01, 0.5),
-]
-"""``c_visit``, ``c_scale``, ``min_value_range`` and ``min_value_share``."""
-
-
-def noise(n_roots: int, n_candidates: int, seed: int = 0) -> np.ndarray:
-    """Gumbel noise, one row per root."""
-    return np.random.default_rng(seed).gumbel(size=(n_roots, n_candidates)).astype(np.float32)
+from tests.helpers.stub_models import StubModel, noise
 
 
 def run(model: StubModel, gumbel: np.ndarray, settings: SearchSettings) -> SearchResult:
@@ -40,106 +24,6 @@ def assert_same_rows(result: SearchResult, other: SearchResult, rows: np.ndarray
     """Rows ``rows`` of both results are equal to the last bit."""
     for name, ours, theirs in zip(SearchResult._fields, result, other, strict=True):
         np.testing.assert_array_equal(ours[rows], theirs[rows], err_msg=name)
-
-
-def assert_equals_reference(model: StubModel, gumbel: np.ndarray, settings: SearchSettings) -> None:
-    """Same trees, node for node, and the same answers as the plain-Python search."""
-    n_roots = len(model.roots)
-    paths: list[list[Path]] = [[()] for _ in range(n_roots)]
-    evaluate = recording(model.recurrent_fn(settings.n_simulations), paths)
-    result = search(model.root(), evaluate, gumbel, model.n_children, settings)
-    for row in range(n_roots):
-        expected = ReferenceSearch(model.evaluate(row), gumbel[row].tolist(), **settings._asdict()).run()
-        assert paths[row][1:] == expected.expanded, row
-        assert result.visit_counts[row].tolist() == expected.visit_counts, row
-        assert result.selected[row] == expected.selected, row
-        np.testing.assert_allclose(result.improved_policy[row], expected.policy, rtol=0, atol=1e-5)
-        magnitude = abs(model.scale) + abs(model.offset)
-        np.testing.assert_allclose(result.root_values[row], expected.root_value, rtol=1e-5, atol=1e-5 * magnitude)
-        np.testing.assert_allclose(
-            result.improved_values[row], expected.improved_value, rtol=1e-5, atol=1e-5 * magnitude
-        )
-
-
-# (n_actions, n_simulations, n_considered, discount, scale, offset)
-DISCRETE = [
-    (1, 5, 1, 0.99, 1.0, 0.0),
-    (2, 1, 2, 0.99, 1.0, 0.0),
-    (2, 16, 2, 0.997, 1.0, 0.0),
-    (3, 16, 3, 1.0, 1.0, -1.0),
-    (4, 16, 4, 0.99, 1e-3, 0.0),
-    (4, 64, 3, 0.9, 1e4, -1e4),
-    (5, 33, 1, 0.95, 10.0, 10.0),
-    (6, 16, 6, 0.99, 1e-3, -1e-3),
-    (7, 24, 5, 0.5, 1e4, 0.0),
-    (9, 64, 8, 0.997, 100.0, -500.0),
-    (18, 8, 18, 0.988, 1.0, 0.0),
-    (18, 16, 4, 0.988, 1e-2, 0.0),
-    (18, 50, 16, 0.0, 1.0, 0.0),
-]
-# (n_simulations, n_considered, discount, scale, offset)
-CONTINUOUS = [
-    (1, 16, 0.99, 1.0, 0.0),
-    (8, 16, 0.99, 1.0, 0.0),
-    (16, 16, 0.997, 1e-3, 1e-3),
-    (32, 16, 0.994, 1.0, 0.0),
-    (32, 8, 0.9, 1e4, -1e4),
-    (50, 6, 1.0, 10.0, -16.0),
-    (64, 4, 0.99, 1e-3, 0.0),
-    (40, 2, 0.99, 1e4, 0.0),
-]
-
-
-@pytest.mark.parametrize("n_actions, n_simulations, n_considered, discount, scale, offset", DISCRETE)
-def test_discrete_trees_equal_the_reference(
-    n_actions: int, n_simulations: int, n_considered: int, discount: float, scale: float, offset: float
-) -> None:
-    """Every action at every node, random logits, Gumbel noise."""
-    model = StubModel(np.arange(20) + 100 * n_simulations, n_actions, n_actions, scale, offset)
-    settings = SearchSettings(n_simulations, n_considered, discount)
-    assert_equals_reference(model, noise(20, n_actions, seed=n_simulations), settings)
-
-
-@pytest.mark.parametrize("n_simulations, n_considered, discount, scale, offset", CONTINUOUS)
-def test_continuous_trees_equal_the_reference(
-    n_simulations: int, n_considered: int, discount: float, scale: float, offset: float
-) -> None:
-    """Sixteen candidates at the root and two actions below, uniform logits, no noise."""
-    model = StubModel(np.arange(20) + 100 * n_considered, 16, 2, scale, offset, uniform_logits=True)
-    settings = SearchSettings(n_simulations, n_considered, discount)
-    assert_equals_reference(model, np.zeros((20, 16), np.float32), settings)
-
-
-@given(
-    seed=st.integers(0, 2**32),
-    n_candidates=st.integers(1, 12),
-    n_children=st.integers(1, 6),
-    n_simulations=st.integers(1, 40),
-    considered=st.floats(0, 1),
-    discount=st.sampled_from([0.0, 0.5, 0.9, 0.997, 1.0]),
-    scale=st.sampled_from([1e-3, 0.1, 1.0, 300.0, 1e4]),
-    offset=st.sampled_from([-1.0, 0.0, 1.0]),
-    constants=st.sampled_from(CONSTANTS),
-    bounds=st.sampled_from([(math.inf, -math.inf), (-1.0, 1.0), (0.0, 0.0)]),
-)
-@hypothesis_settings(max_examples=60, deadline=None, derandomize=True)
-def test_any_search_equals_the_reference(
-    seed: int,
-    n_candidates: int,
-    n_children: int,
-    n_simulations: int,
-    considered: float,
-    discount: float,
-    scale: float,
-    offset: float,
-    constants: tuple[float, float, float, float],
-    bounds: tuple[float, float],
-) -> None:
-    """All shapes and settings, the constants of the transform included."""
-    model = StubModel([seed, seed + 1], n_candidates, n_children, scale, offset * scale)
-    n_considered = 1 + round(considered * (n_candidates - 1))
-    settings = SearchSettings(n_simulations, n_considered, discount, *constants, bounds)
-    assert_equals_reference(model, noise(2, n_candidates, seed), settings)
 
 
 @given(

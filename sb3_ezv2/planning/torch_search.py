@@ -1,0 +1,52 @@
+"""A search on the CPU whose tree is compiled and whose model is torch."""
+
+import numpy as np
+import torch as th
+
+from sb3_ezv2.common.tensors import on_device
+from sb3_ezv2.common.type_aliases import Expansion, Noise, SearchResult, SearchRoot, SearchSettings
+from sb3_ezv2.networks.model import EfficientZeroModel
+from sb3_ezv2.planning.torch_nodes import TorchNodes, noise_on_device
+from sb3_ezv2.search import search
+
+
+def plan_in_torch(
+    model: EfficientZeroModel,
+    observations: dict[str, th.Tensor],
+    noise: Noise,
+    explore: bool,
+    settings: SearchSettings,
+) -> tuple[SearchResult, np.ndarray] | None:
+    """Search with :func:`sb3_ezv2.search.search.search`, see :data:`~sb3_ezv2.planning.planner.PlanFunction`."""
+    root = model.initial_inference(observations)
+    if not (th.isfinite(root.values).all() and th.isfinite(root.policies).all()):
+        return None
+    device = model.reward_scale.device
+    nodes = TorchNodes(model, root, noise_on_device(noise, device), settings.n_simulations, explore)
+    root_answers = _on_host(root.values, nodes.candidates.logits)
+
+    def expand(node: int, parents: np.ndarray, edges: np.ndarray) -> Expansion:
+        # One copy goes to the model's device and one comes back.
+        found = nodes.expand(node, *on_device(np.stack([parents, edges]), device))
+        return Expansion(*_on_host(found.rewards, found.values, found.prior_logits))
+
+    result = search(
+        SearchRoot(*root_answers),
+        expand,
+        np.broadcast_to(noise.gumbel, root_answers[1].shape),
+        model.action_kind.n_children,
+        settings,
+        float(model.reward_scale),
+    )
+    return result, nodes.candidates.actions.cpu().numpy()
+
+
+def _on_host(*tensors: th.Tensor) -> list[np.ndarray]:
+    """Vectors ``[n]`` and tables ``[n, ...]`` as arrays, copied together."""
+    widths = [1 if tensor.ndim == 1 else tensor.shape[1] for tensor in tensors]
+    together = th.cat([tensor.reshape(len(tensor), -1) for tensor in tensors], dim=1).cpu().numpy()
+    parts = np.split(together, np.cumsum(widths)[:-1], axis=1)
+    return [
+        np.ascontiguousarray(part[:, 0] if tensor.ndim == 1 else part)
+        for tensor, part in zip(tensors, parts, strict=True)
+    ]
