@@ -8,10 +8,9 @@ from functools import lru_cache
 from typing import Annotated, Any
 
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.type_aliases import Schedule, TrainFreq, TrainFrequencyUnit
 
-from sb3_ezv2.common.actions import action_kind_of
+from sb3_ezv2.common.actions import ActionKind
 from sb3_ezv2.common.arguments import FIXED, ArgumentGroup, OneOf, Real, Whole, keywords, kinds_of, shown, switch
 from sb3_ezv2.learning.losses import LossCoefficients
 from sb3_ezv2.learning.updates import UpdateSettings
@@ -116,9 +115,9 @@ class TargetArguments(ArgumentGroup):
     target_update_interval: Annotated[int, Whole(1)]
     use_target_cache: Annotated[bool, switch]
 
-    def n_step(self, action_space: spaces.Space) -> int:
+    def n_step(self, action_kind: ActionKind) -> int:
         """``td_steps``, or what suits the kind of action if it is ``None``."""
-        return action_kind_of(action_space).td_steps if self.td_steps is None else self.td_steps
+        return action_kind.td_steps if self.td_steps is None else self.td_steps
 
 
 @dataclass(frozen=True)

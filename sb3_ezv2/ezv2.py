@@ -8,7 +8,6 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_ezv2.argument_groups import Arguments
-from sb3_ezv2.common.actions import action_kind_of
 from sb3_ezv2.common.arguments import shown, switch
 from sb3_ezv2.common.spaces import check_observation_space, named_arrays
 from sb3_ezv2.common.tensors import to_tensors, torch_threads
@@ -163,7 +162,6 @@ class EfficientZeroV2(ReplayAlgorithm):
         self._read_arguments()
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
-        action_kind_of(self.action_space)  # refuses what cannot be searched, before anything is built
         check_observation_space(self.observation_space)
         policy_class = policy_for(self.policy_class, self.observation_space, self.policy_kwargs)
         self.replay_buffer = self._new_replay_buffer()
@@ -199,7 +197,7 @@ class EfficientZeroV2(ReplayAlgorithm):
     def _excluded_save_params(self) -> list[str]:
         return [
             *super()._excluded_save_params(),
-            *("replay_buffer", "reanalyzer", "updater", "rng", "_random_actions", "_stream_is_whole"),
+            *("replay_buffer", "reanalyzer", "updater", "rng", "_random_actions", "_stream_is_whole", "_n_own_calls"),
         ]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
@@ -304,7 +302,7 @@ class EfficientZeroV2(ReplayAlgorithm):
         return self.replay_buffer.sample(
             replay.batch_size,
             targets.unroll_steps,
-            targets.n_step(self.action_space),
+            targets.n_step(self.policy.action_kind),
             replay.priority_beta,
             self.rng,
             self.normalizer,

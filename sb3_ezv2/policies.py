@@ -101,14 +101,14 @@ class PlanningPolicy(BasePolicy):
         **kwargs: Any,
     ) -> None:
         check_known(kwargs, policy_arguments(type(self)), f"{type(self).__name__}'s arguments")
-        if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, th.optim.Optimizer)):
-            raise ValueError(f"optimizer_class={shown(optimizer_class)} must be a class of torch.optim")
         search = SearchArguments.of(kwargs)
         kind = action_kind_of(
             action_space, Sampling(search.n_candidates, search.n_policy_candidates, search.flatten_factor)
         )
         super().__init__(observation_space, action_space, squash_output=kind.scaled)
-        self.search_arguments, self.action_kind = search, kind
+        self.action_kind, self.search_arguments = kind, search
+        if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, th.optim.Optimizer)):
+            raise ValueError(f"optimizer_class={shown(optimizer_class)} must be a class of torch.optim")
         self.optimizer_class = optimizer_class
         self.optimizer_kwargs = {} if optimizer_kwargs is None else dict(keywords("optimizer_kwargs", optimizer_kwargs))
         if optimizer_class is th.optim.Adam:
@@ -219,6 +219,11 @@ class PlanningPolicy(BasePolicy):
             return super().predict(observation, state, episode_start, deterministic)
         finally:
             self.set_search(usual)
+
+    def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
+        """Actions of ``predict`` between the bounds; see ``BasePolicy.unscale_action``."""
+        flat = scaled_action.reshape(len(scaled_action), -1) if scaled_action.ndim > 1 else scaled_action
+        return self.action_kind.to_env(flat).reshape(scaled_action.shape)
 
     def to_env_actions(self, actions: np.ndarray) -> np.ndarray:
         """Actions of a plan ``[..., *action_shape]`` in the environment's own units and dtype."""

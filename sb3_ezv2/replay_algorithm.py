@@ -24,6 +24,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ezv2.common.arguments import argument_names, check_known
 from sb3_ezv2.common.normalization import Normalizer
 from sb3_ezv2.common.spaces import check_finite
+from sb3_ezv2.common.vec_envs import CallCounter
 from sb3_ezv2.configured_algorithm import ConfiguredAlgorithm
 from sb3_ezv2.policies import PlanningPolicy
 from sb3_ezv2.replay.buffer import TrajectoryReplayBuffer
@@ -39,6 +40,7 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
     policy: PlanningPolicy
     replay_buffer: TrajectoryReplayBuffer
     _stream_is_whole = True  # whether the buffer holds all that the environments did
+    _n_own_calls: int | None = None  # of the environments' steps and resets, up to the last step here
     _n_stack = 1  # of VecFrameStack; saved with the model, which may be loaded without environments
 
     def predict(
@@ -92,19 +94,37 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
         )
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
-        if not self._stream_is_whole:
-            # The last step was interrupted between the environment and the buffer: begin again from a reset.
+        if not self._stream_is_whole or self._others_used_the_environments:
+            # The last step was interrupted between the environment and the buffer, or the environments are no longer
+            # where it left them: begin again from a reset.
             self._last_obs = None
-        before = self._last_obs
+        before = self._n_calls
         result = super()._setup_learn(*args, **kwargs)
-        if self._last_obs is not before:
-            self.replay_buffer.close_streams()
+        if self._n_calls != before:
             self._start_streams()
-        self._stream_is_whole = True
+        self._stream_is_whole, self._n_own_calls = True, self._n_calls
         return result
 
+    @property
+    def _n_calls(self) -> int:
+        """Steps and resets of the environments so far, whoever made them."""
+        return 0 if self.env is None else CallCounter(self.env).n_calls
+
+    @property
+    def _others_used_the_environments(self) -> bool:
+        """Whether somebody reset or stepped them since the last step here, as ``evaluate_policy`` does."""
+        return self._n_own_calls is not None and self._n_calls != self._n_own_calls
+
+    def _begin_again_if_others_used(self, env: VecEnv) -> None:
+        """Reset environments that are not where the last step left them: a transition would join two episodes."""
+        if self._others_used_the_environments:
+            self._last_obs = env.reset()  # type: ignore[assignment]
+            self._start_streams()
+            self._n_own_calls = self._n_calls
+
     def _start_streams(self) -> None:
-        """Check the first observations after a reset."""
+        """Begin new streams with the first observations after a reset, and check these."""
+        self.replay_buffer.close_streams()
         assert self._last_obs is not None
         first = self.normalizer.raw_observations(self._last_obs)
         try:
@@ -139,6 +159,7 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
         num_collected_steps, num_collected_episodes = 0, 0
         callback.on_rollout_start()
         while should_collect_more_steps(train_freq, num_collected_steps, num_collected_episodes):
+            self._begin_again_if_others_used(env)
             buffer_actions = self._choose_actions(env.num_envs, learning_starts)
             actions = self.policy.to_env_actions(buffer_actions)
             with self._whole_step():
@@ -174,7 +195,7 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
         """Notice when a step of the environments does not reach the buffer."""
         self._stream_is_whole = False
         yield
-        self._stream_is_whole = True
+        self._stream_is_whole, self._n_own_calls = True, self._n_calls
 
     def _add_to_buffer(
         self, actions: np.ndarray, new_obs: Any, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]

@@ -33,8 +33,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack
 
 from benchmarks.records import RESULTS, new_record, write_record
 from sb3_ezv2 import EfficientZeroV2, TrajectoryReplayBuffer, TransitionJournal
-from sb3_ezv2.replay.buffer import TERMINATED, TRANSITION
 from sb3_ezv2.replay.journal import JournalWriter
+from sb3_ezv2.replay.slots import TERMINATED, TRANSITION
 
 RESULT = RESULTS / "journal_kills.json"
 BUFFER_SIZE = 100_000

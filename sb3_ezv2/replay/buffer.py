@@ -1,13 +1,6 @@
 """Replay of whole trajectories with priorities.
 
-Every environment is a stream of its own in a ring of *slots*. A slot holds one observation and what was done there;
-the last state of an episode has a slot too, so each observation is stored once and a terminal state is never the
-start of a sample:
-
-``TRANSITION, TRANSITION, ..., TERMINATED, TRANSITION, ..., TRUNCATED, TRANSITION, ..., FRONTIER``
-
-The frontier is the newest observation, whose action is not known yet. Following slots from any transition ends at an
-episode's last slot or at the frontier, hence never in another episode and never across the ring's head.
+Every environment is a stream of its own in a ring of slots, see :mod:`sb3_ezv2.replay.slots`.
 """
 
 import os
@@ -19,39 +12,19 @@ from gymnasium import spaces
 
 from sb3_ezv2.common.actions import action_kind_of
 from sb3_ezv2.common.arguments import OneOf, Real, Whole
-from sb3_ezv2.common.compilation import entry_point
 from sb3_ezv2.common.normalization import UNCHANGED, Normalizer
 from sb3_ezv2.common.spaces import named_arrays, named_spaces
 from sb3_ezv2.common.type_aliases import ObservationArrays, TrajectoryBatch
 from sb3_ezv2.replay.frame_storage import new_frame_storages
 from sb3_ezv2.replay.journal_reader import JournalSummary, add_journal
+from sb3_ezv2.replay.slots import EMPTY, FRONTIER, TERMINATED, TRANSITION, TRUNCATED, follow_slots
 from sb3_ezv2.replay.sum_tree import find_leaves, new_sum_tree, resized, set_priorities
-
-EMPTY, TRANSITION, FRONTIER, TERMINATED, TRUNCATED = range(5)
-"""What a slot holds."""
 
 NO_FRONTIER = -1
 FIRST_ROWS = 1024
 MIN_PRIORITY = 1e-6
 MIN_WEIGHT = 0.1
 """Importance weights are kept at or above this (EfficientZero V2's code)."""
-
-
-@entry_point
-def follow_slots(kinds: np.ndarray, starts: np.ndarray, length: int, n_envs: int) -> tuple[np.ndarray, np.ndarray]:
-    """Chains of ``length + 1`` slots from ``starts``, repeating the last state, and how many transitions are real."""
-    n_slots = kinds.shape[0]
-    chains = np.empty((starts.shape[0], length + 1), np.int64)
-    n_ahead = np.zeros(starts.shape[0], np.int64)
-    for i in range(starts.shape[0]):
-        slot = starts[i]
-        chains[i, 0] = slot
-        for k in range(length):
-            if kinds[slot] == TRANSITION:
-                slot = (slot + n_envs) % n_slots
-                n_ahead[i] += 1
-            chains[i, k + 1] = slot
-    return chains, n_ahead
 
 
 class TrajectoryReplayBuffer:

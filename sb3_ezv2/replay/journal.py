@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from sb3_ezv2.common.spaces import named_spaces
-from sb3_ezv2.replay.buffer import TERMINATED, TRANSITION, TRUNCATED, TrajectoryReplayBuffer
+from sb3_ezv2.replay.buffer import TrajectoryReplayBuffer
 from sb3_ezv2.replay.frame_storage import ZERO_FRAME, FrameStorage, stack_axis
 from sb3_ezv2.replay.journal_format import (
     NO_FRAME,
@@ -27,6 +27,7 @@ from sb3_ezv2.replay.journal_format import (
     read_description,
     run_checksum,
 )
+from sb3_ezv2.replay.slots import TERMINATED, TRANSITION, TRUNCATED
 
 SYNCHRONOUS = ("NORMAL", "FULL")
 BUSY_SECONDS = 30.0

@@ -20,6 +20,7 @@ from urllib.parse import quote
 import numpy as np
 from gymnasium import spaces
 
+from sb3_ezv2.common.actions import action_kind_of
 from sb3_ezv2.common.spaces import named_spaces
 from sb3_ezv2.common.type_aliases import ObservationArrays
 from sb3_ezv2.replay.journal_format import (
@@ -73,7 +74,7 @@ class JournalReader:
             raise FileNotFoundError(f"there is no journal {self.path}")
         self.n_envs = buffer.n_envs
         self.observation_spaces = named_spaces(buffer.observation_space)
-        self.action_space = buffer.action_space
+        self.action_kind = action_kind_of(buffer.action_space)
         self.action_layout = (buffer.actions.dtype, buffer.actions.shape[2:])
         self.n_transitions = 0
         self.last: tuple[int, int] | None = None  # run and step
@@ -252,11 +253,7 @@ class JournalReader:
         ):
             return None
         action = np.frombuffer(row.action, dtype).reshape(shape)
-        if isinstance(self.action_space, spaces.Discrete):
-            valid = 0 <= action < self.action_space.n
-        else:
-            valid = np.isfinite(action).all()
-        return action if valid else None
+        return action if self.action_kind.are_valid(action) else None
 
     # -- observations ----------------------------------------------------------------------------------------------
 

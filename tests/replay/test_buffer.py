@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sb3_ezv2 import TrajectoryReplayBuffer
-from sb3_ezv2.replay.buffer import TRANSITION
+from sb3_ezv2.replay.slots import TRANSITION
 from tests.helpers.envs import provenance_reward
 
 PLACE = spaces.Box(-np.inf, np.inf, (3,), np.float64)

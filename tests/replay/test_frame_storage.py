@@ -27,8 +27,8 @@ from stable_baselines3.common.vec_env import (
 )
 
 from sb3_ezv2 import EfficientZeroV2, TrajectoryReplayBuffer, frame_storage
-from sb3_ezv2.replay.buffer import EMPTY, TRANSITION
 from sb3_ezv2.replay.frame_storage import ZERO_FRAME, FrameStorage, frames_stacked_by, stack_axis
+from sb3_ezv2.replay.slots import EMPTY, TRANSITION
 from tests.helpers.envs import RandomEnv
 from tests.helpers.tiny import tiny_model
 

@@ -23,9 +23,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack,
 
 from benchmarks.reliability.journal_kills import damage, transition_sums
 from sb3_ezv2 import EfficientZeroV2, TrajectoryReplayBuffer, TransitionJournal
-from sb3_ezv2.replay.buffer import EMPTY, TRANSITION
 from sb3_ezv2.replay.journal import JournalWriter
 from sb3_ezv2.replay.journal_format import TABLES, describe_space
+from sb3_ezv2.replay.slots import EMPTY, TRANSITION
 from tests.helpers.envs import ProvenanceEnv, RandomEnv
 from tests.helpers.tiny import CONTINUOUS, DISCRETE, all_windows, provenance_envs, tiny_model
 

@@ -68,10 +68,11 @@ class BoxActions(ActionKind):
         return np.copysign(np.float32(1.0), actions) if extreme else actions
 
     def to_env(self, actions: np.ndarray) -> np.ndarray:
-        """Actions between the bounds of the space."""
-        low, high = self.low.reshape(-1), self.high.reshape(-1)
-        scaled = low + 0.5 * (actions + 1.0) * (high - low)
-        return scaled.reshape(*actions.shape[:-1], *self.low.shape).astype(self.low.dtype)
+        """Actions between the bounds of the space, which rounding does not leave."""
+        low, high = self.low.reshape(-1).astype(np.float64), self.high.reshape(-1).astype(np.float64)
+        share = 0.5 * (actions.astype(np.float64) + 1.0)
+        scaled = (1.0 - share) * low + share * high  # the difference of the bounds may be too large for a number
+        return scaled.clip(low, high).astype(self.low.dtype).reshape(*actions.shape[:-1], *self.low.shape)
 
     def policy_targets(self, plan: Plan) -> PolicyTargets:
         """All candidates with the improved policy as weights, or the chosen action alone."""

@@ -40,6 +40,10 @@ class DiscreteActions(ActionKind):
         """Actions counted from the start of the space."""
         return actions + self.start
 
+    def are_valid(self, actions: np.ndarray) -> bool:
+        """Whether they are numbers of actions."""
+        return bool(((actions >= 0) & (actions < self.n_candidates)).all())
+
     def policy_targets(self, plan: Plan) -> PolicyTargets:
         """The improved policy."""
         return PolicyTargets(np.empty((*plan.improved_policy.shape, 0), np.float32), plan.improved_policy)

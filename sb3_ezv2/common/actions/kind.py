@@ -93,6 +93,10 @@ class ActionKind(ABC):
     def to_env(self, actions: np.ndarray) -> np.ndarray:
         """Actions in the environment's own units, shape and dtype ``[..., *space.shape]``."""
 
+    def are_valid(self, actions: np.ndarray) -> bool:
+        """Whether stored actions ``[*shape, *self.shape]`` are actions of the space."""
+        return bool(np.isfinite(actions).all())
+
     @abstractmethod
     def policy_targets(self, plan: Plan) -> PolicyTargets:
         """What the policy learns from a plan of ``n`` states: ``[n, n_targets, *target_shape]`` with their weights."""
