@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from sb3_ezv2.callbacks import TransitionJournal
+from sb3_ezv2.checkpoints import ResumableCheckpointCallback
 from sb3_ezv2.common.schedules import WarmUp
 from sb3_ezv2.compatibility import resolve_old_names
 from sb3_ezv2.ezv2 import EfficientZeroV2
@@ -18,6 +19,7 @@ __all__ = [
     "EfficientZeroV2",
     "MlpPolicy",
     "MultiInputPolicy",
+    "ResumableCheckpointCallback",
     "TrajectoryReplayBuffer",
     "TransitionJournal",
     "WarmUp",

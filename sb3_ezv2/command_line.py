@@ -1,6 +1,7 @@
 """Runs a command of the zoo and turns what a user can mend into one line, without a traceback."""
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -15,14 +16,15 @@ def run(command: str, arguments: Sequence[str] | None = None) -> None:
 
     :param command: its name, for example ``"train"``
     :param arguments: of the command line, those of the process if ``None``
-    :raises SystemExit: after bad input, with status 1 and one line on the standard error stream; after Ctrl-C, with 130
+    :raises SystemExit: after bad input, with status 1 and one line on the standard error stream; after a signal, with
+        128 and its number, which is 130 for Ctrl-C
     """
     try:
         from sb3_ezv2.zoo import commands  # here, so that a missing package is one line as well
 
         getattr(commands, command)(list(sys.argv[1:] if arguments is None else arguments))
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    except KeyboardInterrupt as error:
+        raise SystemExit(128 + getattr(error, "number", signal.SIGINT)) from None
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE) or not is_expected(error):
             raise

@@ -8,6 +8,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_ezv2.argument_groups import Arguments
+from sb3_ezv2.checkpoints import CheckpointedAlgorithm
 from sb3_ezv2.common.arguments import shown, switch
 from sb3_ezv2.common.spaces import check_observation_space, named_arrays
 from sb3_ezv2.common.tensors import to_tensors, torch_threads
@@ -18,12 +19,11 @@ from sb3_ezv2.learning.statistics import DataStatistics, set_rewards
 from sb3_ezv2.learning.updates import Updater
 from sb3_ezv2.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PlanningPolicy, SearchArguments, policy_for
 from sb3_ezv2.replay.buffer import TrajectoryReplayBuffer
-from sb3_ezv2.replay_algorithm import ReplayAlgorithm
 
 SelfEfficientZeroV2 = TypeVar("SelfEfficientZeroV2", bound="EfficientZeroV2")
 
 
-class EfficientZeroV2(ReplayAlgorithm):
+class EfficientZeroV2(CheckpointedAlgorithm):
     """EfficientZero V2 (EZ-V2): plans in a learned model, with discrete or continuous actions.
 
     Paper: https://arxiv.org/abs/2403.00564. The defaults are for runs of a few thousand to a hundred thousand steps on
@@ -159,6 +159,7 @@ class EfficientZeroV2(ReplayAlgorithm):
     # -- set-up ----------------------------------------------------------------------------------------------------
 
     def _setup_model(self) -> None:
+        super()._setup_model()
         self._read_arguments()
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
@@ -194,24 +195,15 @@ class EfficientZeroV2(ReplayAlgorithm):
         if getattr(self, "policy", None) is not None:
             self.policy.seed_planning(seed)
 
-    def _excluded_save_params(self) -> list[str]:
-        return [
-            *super()._excluded_save_params(),
-            *("replay_buffer", "reanalyzer", "updater", "rng", "_random_actions", "_stream_is_whole"),
-        ]
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        return ["policy", "policy.optimizer"], []
-
     def set_parameters(self, *args: Any, **kwargs: Any) -> None:
-        """Set the parameters of the policy and its optimiser; see ``BaseAlgorithm.set_parameters``."""
+        """Set the parameters of the policy and its optimiser; see ``SavedAlgorithm.set_parameters``."""
         super().set_parameters(*args, **kwargs)
         self.reanalyzer.cache.clear()
         self.statistics.read_observations(self.policy.model)
 
     def _replay_buffer_loaded(self) -> None:
         self.reanalyzer.cache.clear()
-        self.statistics.restart(self._flat(part) for part in self.replay_buffer.stored_observations())
+        self.statistics.describe(self._flat(part) for part in self.replay_buffer.stored_observations())
 
     # -- collecting ------------------------------------------------------------------------------------------------
 
@@ -235,15 +227,19 @@ class EfficientZeroV2(ReplayAlgorithm):
         )
         callback.on_training_start(locals(), globals())
         with torch_threads(self.arguments.engine.n_threads if self.device.type == "cpu" else None):
-            while self.num_timesteps < total_timesteps:
+            while self.num_timesteps < total_timesteps or self._is_in_between:
                 plan = self.arguments.exploration
-                rollout = self.collect_rollouts(
-                    self.env, callback, plan.sb3_train_freq(), self.replay_buffer, plan.learning_starts, log_interval
-                )
-                if not rollout.continue_training:
-                    break
+                if not self._updates_due:
+                    rollout = self.collect_rollouts(
+                        *(self.env, callback, plan.sb3_train_freq(), self.replay_buffer),
+                        *(plan.learning_starts, log_interval),
+                    )
+                    if not rollout.continue_training:
+                        break
+                    self._updates_due = rollout.episode_timesteps if plan.gradient_steps < 0 else plan.gradient_steps
                 if self.num_timesteps > plan.learning_starts and len(self.replay_buffer) >= self.batch_size:
-                    self.train(rollout.episode_timesteps if plan.gradient_steps < 0 else plan.gradient_steps)
+                    self.train(self._updates_due)
+                self._updates_due = 0
         callback.on_training_end()
         return self
 
@@ -291,6 +287,7 @@ class EfficientZeroV2(ReplayAlgorithm):
             targets = self._reanalyze(batch)
             output = self.updater(tensor_batch(batch, targets, self.device), settings)
             self._n_updates += 1
+            self._updates_due = max(self._updates_due - 1, 0)
             self.replay_buffer.update_priorities(batch.slots[:, 0], output.priorities.cpu().numpy())
             logs.append(th.stack([*output.logs.values()]))  # copied, for the next update may overwrite them
             self.logger.record_mean("train/searched_fraction", self.reanalyzer.searched_fraction)

@@ -1,14 +1,16 @@
 """The SB3 policies: the world model and its copies, the optimiser, and a search behind every prediction."""
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, BinaryIO, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.common.utils import get_device
 
 from sb3_ezv2.common.actions import ActionKind, Sampling, action_kind_of
 from sb3_ezv2.common.arguments import (
@@ -22,6 +24,7 @@ from sb3_ezv2.common.arguments import (
     shown,
     switch,
 )
+from sb3_ezv2.common.files import open_to_replace
 from sb3_ezv2.common.random_numbers import GloballySeeded
 from sb3_ezv2.common.spaces import MIN_IMAGE_SIZE, image_parts
 from sb3_ezv2.common.type_aliases import Plan
@@ -29,6 +32,9 @@ from sb3_ezv2.networks.builders import ImageNetwork, VectorNetwork, image_model,
 from sb3_ezv2.networks.copies import ModelCopies
 from sb3_ezv2.networks.model import EfficientZeroModel
 from sb3_ezv2.planning.planner import Planner
+from sb3_ezv2.policy_files import read_policy, write_policy
+
+SelfPlanningPolicy = TypeVar("SelfPlanningPolicy", bound="PlanningPolicy")
 
 MOST_SIMULATIONS = 10_000
 
@@ -142,14 +148,57 @@ class PlanningPolicy(BasePolicy):
             **vars(self.network),
         }
 
+    def save(self, path: str) -> None:
+        """Save the acting network with its settings, without what only training needs.
+
+        :param path: file to write, replaced as a whole
+        :raises ValueError: if an argument of the policy is no number, text or ``None``
+        """
+        arguments, name = self._get_constructor_parameters(), type(self).__name__
+        with open_to_replace(path) as file:
+            write_policy(
+                *(file, name, arguments, self.observation_space, self.action_space, self.average_model.state_dict())
+            )
+
+    @classmethod
+    def load(cls: type[SelfPlanningPolicy], path: str, device: th.device | str = "auto") -> SelfPlanningPolicy:
+        """Load a policy to act with; nothing in the file is executed.
+
+        :param path: file written by :meth:`save` or by ``model.save_policy``
+        :param device: where the policy is to be
+        :return: of the class that was saved, where this class is one of its bases
+        :raises ValueError: if the file is damaged or something else, or its policy of a class that is not known here
+        """
+        with open(path, "rb") as file:
+            return cls.from_file(file, str(path), device)
+
+    @classmethod
+    def from_file(
+        cls: type[SelfPlanningPolicy], file: BinaryIO, name: str, device: th.device | str = "auto"
+    ) -> SelfPlanningPolicy:
+        """Load a policy from an open file, which is called ``name`` in errors; see :meth:`load`."""
+        content = read_policy(file, name)
+        policy_class = next((kind for kind in _subclasses(cls) if kind.__name__ == content["class"]), None)
+        if policy_class is None:
+            raise ValueError(f"{name} holds a {content['class']}, which is no {cls.__name__}; import its class first")
+        found = content["observation_space"], content["action_space"]
+        policy = policy_class(*found, cls._dummy_schedule, **content["settings"])
+        for model in (policy.model, policy.average_model, policy.target_model):
+            model.load_state_dict(content["state"])
+        return policy.to(get_device(device))
+
     def train(self, mode: bool = True) -> "PlanningPolicy":
         """Remember the mode, nothing more: the model is always in training mode and its copies never are."""
         self.training = mode
         return self
 
     def seed_planning(self, seed: int | None) -> None:
-        """Restart the random numbers of exploring searches; those of predictions from numpy's global generator."""
+        """Restart the random numbers of exploring searches and of the updates.
+
+        Those of predictions restart from numpy's global generator.
+        """
         self.rng = np.random.default_rng(seed)
+        self.copies.seed(seed)
         self.prediction_noise.restart()
 
     def _named_tensors(self, observations: PyTorchObs) -> dict[str, th.Tensor]:
@@ -245,6 +294,12 @@ class PlanningPolicy(BasePolicy):
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """Same as ``_predict``."""
         return self._predict(obs, deterministic)
+
+
+def _subclasses(policy_class: type[SelfPlanningPolicy]) -> Iterator[type[SelfPlanningPolicy]]:
+    yield policy_class
+    for kind in policy_class.__subclasses__():
+        yield from _subclasses(kind)
 
 
 class EZV2Policy(PlanningPolicy):

@@ -7,27 +7,52 @@ import io
 import pathlib
 import sys
 import time
+import uuid
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
+from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.type_aliases import RolloutReturn, TrainFreq
 from stable_baselines3.common.utils import safe_mean, should_collect_more_steps
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ezv2.common.arguments import argument_names, check_known
+from sb3_ezv2.common.files import open_to_replace
 from sb3_ezv2.common.normalization import Normalizer
 from sb3_ezv2.common.spaces import check_finite
+from sb3_ezv2.common.vec_envs import CallCounter
 from sb3_ezv2.configured_algorithm import ConfiguredAlgorithm
 from sb3_ezv2.policies import PlanningPolicy
 from sb3_ezv2.replay.buffer import TrajectoryReplayBuffer
 from sb3_ezv2.replay.frame_storage import frames_stacked_by
+from sb3_ezv2.replay.saving import load_buffer, save_buffer
+
+
+@contextmanager
+def opened_to_save(path: str | pathlib.Path | io.BufferedIOBase, suffix: str) -> Iterator[BinaryIO]:
+    """Open what SB3's ``save`` functions accept: a file object, or a path whose file is replaced as a whole.
+
+    :param path: file to write, or a file object; missing folders are made
+    :param suffix: added to a path that has none
+    """
+    if not isinstance(path, str | pathlib.Path):
+        yield cast(BinaryIO, open_path(path, "w"))
+        return
+    target = pathlib.Path(path)
+    target = target if target.suffix else target.with_name(f"{target.name}.{suffix}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open_to_replace(target) as file:
+        yield file
+
+
+NO_ROLLOUT = (0, 0, 0)
+"""Steps, transitions and episodes of a rollout that has not begun."""
 
 
 class ReplayAlgorithm(ConfiguredAlgorithm):
@@ -39,7 +64,16 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
     policy: PlanningPolicy
     replay_buffer: TrajectoryReplayBuffer
     _stream_is_whole = True  # whether the buffer holds all that the environments did
+    _n_own_calls: int | None = None  # of the environments' steps and resets, up to the last step here
+    run_id: str
+    _begun_rollout = NO_ROLLOUT  # steps, transitions and episodes collected since the last updates
+    _updates_due = 0  # for what has been collected
+    _logged_episodes = 0
     _n_stack = 1  # of VecFrameStack; saved with the model, which may be loaded without environments
+
+    def _setup_model(self) -> None:
+        if not hasattr(self, "run_id"):  # a loaded model goes on with its own
+            self.run_id = uuid.uuid4().hex
 
     def predict(
         self,
@@ -92,19 +126,39 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
         )
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
-        if not self._stream_is_whole:
-            # The last step was interrupted between the environment and the buffer: begin again from a reset.
+        if not self._stream_is_whole or self._others_used_the_environments:
+            # The last step was interrupted between the environment and the buffer, or the environments are no longer
+            # where it left them: begin again from a reset.
             self._last_obs = None
-        before = self._last_obs
+        before = self._n_calls
         result = super()._setup_learn(*args, **kwargs)
-        if self._last_obs is not before:
-            self.replay_buffer.close_streams()
+        if self.num_timesteps == 0:  # a new run
+            self._begun_rollout, self._updates_due, self._logged_episodes = NO_ROLLOUT, 0, 0
+        if self._n_calls != before:
             self._start_streams()
-        self._stream_is_whole = True
+        self._stream_is_whole, self._n_own_calls = True, self._n_calls
         return result
 
+    @property
+    def _n_calls(self) -> int:
+        """Steps and resets of the environments so far, whoever made them."""
+        return 0 if self.env is None else CallCounter(self.env).n_calls
+
+    @property
+    def _others_used_the_environments(self) -> bool:
+        """Whether somebody reset or stepped them since the last step here, as ``evaluate_policy`` does."""
+        return self._n_own_calls is not None and self._n_calls != self._n_own_calls
+
+    def _begin_again_if_others_used(self, env: VecEnv) -> None:
+        """Reset environments that are not where the last step left them: a transition would join two episodes."""
+        if self._others_used_the_environments:
+            self._last_obs = env.reset()  # type: ignore[assignment]
+            self._start_streams()
+            self._n_own_calls = self._n_calls
+
     def _start_streams(self) -> None:
-        """Check the first observations after a reset."""
+        """Begin new streams with the first observations after a reset, and check these."""
+        self.replay_buffer.close_streams()
         assert self._last_obs is not None
         first = self.normalizer.raw_observations(self._last_obs)
         try:
@@ -136,28 +190,24 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
         :param log_interval: log every so many episodes
         :return: transitions, episodes, and whether the callbacks want to go on
         """
-        num_collected_steps, num_collected_episodes = 0, 0
+        num_collected_steps, num_collected_transitions, num_collected_episodes = self._begun_rollout
         callback.on_rollout_start()
+        self._dump_logs_if_due(log_interval)
         while should_collect_more_steps(train_freq, num_collected_steps, num_collected_episodes):
+            self._begin_again_if_others_used(env)
             buffer_actions = self._choose_actions(env.num_envs, learning_starts)
             actions = self.policy.to_env_actions(buffer_actions)
             with self._whole_step():
                 new_obs, rewards, dones, infos = env.step(actions)
                 self._store(buffer_actions, new_obs, rewards, dones, infos)
-            self.num_timesteps += env.num_envs
-            num_collected_steps += 1
+            num_collected_steps, num_collected_transitions, num_collected_episodes = self._count_step(infos, dones)
             callback.update_locals(locals())
             if not callback.on_step():
-                return RolloutReturn(num_collected_steps * env.num_envs, num_collected_episodes, False)
-            self._update_info_buffer(infos, dones)
-            self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
-            for _ in range(int(np.sum(dones))):
-                num_collected_episodes += 1
-                self._episode_num += 1
-                if log_interval is not None and self._episode_num % log_interval == 0:
-                    self.dump_logs()
+                return RolloutReturn(num_collected_transitions, num_collected_episodes, False)
+            self._dump_logs_if_due(log_interval)
         callback.on_rollout_end()
-        return RolloutReturn(num_collected_steps * env.num_envs, num_collected_episodes, True)
+        self._begun_rollout = NO_ROLLOUT
+        return RolloutReturn(num_collected_transitions, num_collected_episodes, True)
 
     @abstractmethod
     def _choose_actions(self, n_envs: int, learning_starts: int) -> np.ndarray:
@@ -174,7 +224,21 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
         """Notice when a step of the environments does not reach the buffer."""
         self._stream_is_whole = False
         yield
-        self._stream_is_whole = True
+        self._stream_is_whole, self._n_own_calls = True, self._n_calls
+
+    def _count_step(self, infos: list[dict[str, Any]], dones: np.ndarray) -> tuple[int, int, int]:
+        """Count one step of every environment, before the callbacks: what they save is the state after a whole step.
+
+        :return: steps, transitions and episodes of the rollout so far
+        """
+        n_steps, n_transitions, n_episodes = self._begun_rollout
+        n_ended = int(np.sum(dones))
+        self._begun_rollout = (n_steps + 1, n_transitions + len(dones), n_episodes + n_ended)
+        self.num_timesteps += len(dones)
+        self._episode_num += n_ended
+        self._update_info_buffer(infos, dones)
+        self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+        return self._begun_rollout
 
     def _add_to_buffer(
         self, actions: np.ndarray, new_obs: Any, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
@@ -205,35 +269,67 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
         self.replay_buffer.add(before, after, actions, rewards, dones, raw_infos)
         self._last_obs, self._last_original_obs = new_obs, after
 
+    @property
+    def _is_in_between(self) -> bool:
+        """Whether learning stopped in the middle of a rollout, or before all updates for it were made."""
+        return self._updates_due > 0 or any(self._begun_rollout)
+
     # -- saving and logs -----------------------------------------------------------------------------------------------
 
     @abstractmethod
     def _replay_buffer_loaded(self) -> None:
         """Forget what was derived from the previous replay buffer."""
 
-    def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
-        """Save the replay buffer; see :meth:`load_replay_buffer`.
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """Save what training needs, without the replay buffer; see ``BaseAlgorithm.save``.
 
-        :param path: file to write, ``.pkl`` is added if it has no suffix
+        :param path: file to write, replaced as a whole; ``.zip`` is added if it has no suffix
+        :param exclude: names of attributes to leave out
+        :param include: names of attributes to save that are left out by default
+        :raises OSError: if the file cannot be written; then the one before it stands
         """
-        save_to_pkl(path, self.replay_buffer, self.verbose)
+        with opened_to_save(path, "zip") as file:
+            super().save(file, exclude, include)  # type: ignore[arg-type]
+
+    def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+        """Save the replay buffer as plain arrays; see :meth:`load_replay_buffer` and :mod:`sb3_ezv2.replay.saving`.
+
+        :param path: file to write, replaced as a whole; ``.pkl`` is added if it has no suffix, as in SB3
+        :raises OSError: if the file cannot be written; then the one before it stands
+        """
+        with opened_to_save(path, "pkl") as file:
+            save_buffer(self.replay_buffer, file)
 
     def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
         """Load a replay buffer.
 
-        :param path: file written by :meth:`save_replay_buffer`
+        :param path: file written by :meth:`save_replay_buffer`, by release 0.1 too
         :param truncate_last_traj: end the episodes that were open when the buffer was saved; without, the next step
             is stored as their continuation, which is right only if the environments stand where they stood
-        :raises ValueError: if the file holds something else, or a buffer of other spaces or environments
+        :raises ValueError: if the file is damaged or holds something else, or a buffer of other spaces or environments;
+            then the buffer stays as it was
         """
-        loaded = load_from_pkl(path, self.verbose)
-        if not isinstance(loaded, TrajectoryReplayBuffer):
-            raise ValueError(f"{path} holds a {type(loaded).__name__}, not a TrajectoryReplayBuffer of this package")
-        self.replay_buffer.check_same_layout(loaded)
+        file = open_path(path, "r", self.verbose, "pkl")
+        try:
+            loaded = load_buffer(file, str(path), self.replay_buffer)
+        finally:
+            if isinstance(path, str | pathlib.Path):
+                file.close()
         self.replay_buffer = loaded
         self._replay_buffer_loaded()
         if truncate_last_traj:
             loaded.close_streams()
+
+    def _dump_logs_if_due(self, log_interval: int | None) -> None:
+        """Log if ``log_interval`` episodes or more have ended since the last log."""
+        if log_interval and self._episode_num // log_interval > self._logged_episodes // log_interval:
+            self._logged_episodes = self._episode_num
+            self.dump_logs()
 
     def dump_logs(self) -> None:
         """Write the log of the episodes since the last call."""

@@ -1,1 +1,1 @@
-"""What is left of a run after kills, damaged files and other accidents."""
+"""Measurements of what must not be lost, and of what wrong input leads to."""

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
 
 from benchmarks.records import RESULTS, new_record, write_record
 from benchmarks.speed.memory import peak_bytes
 from sb3_ezv2 import TrajectoryReplayBuffer
+from sb3_ezv2.common.files import open_to_replace
+from sb3_ezv2.replay.saving import load_buffer, save_buffer
 
 RESULT = RESULTS / "replay_memory.json"
 SIZE, N_CHANNELS, N_STACK = 96, 3, 4
@@ -44,6 +45,18 @@ def stack_of(episode: int, step: int) -> np.ndarray:
     numbers = range(step - N_STACK + 1, step + 1)
     empty = np.zeros((N_CHANNELS, SIZE, SIZE), np.uint8)
     return np.concatenate([frame_of(episode * (EPISODE + 1) + i) if i >= 0 else empty for i in numbers])
+
+
+def new_buffer(n: int) -> TrajectoryReplayBuffer:
+    """An empty buffer for ``n`` transitions."""
+    space = spaces.Box(0, 255, (N_STACK * N_CHANNELS, SIZE, SIZE), np.uint8)
+    return TrajectoryReplayBuffer(n + n // EPISODE + 1, space, spaces.Discrete(2), n_stack=N_STACK)
+
+
+def save(buffer: TrajectoryReplayBuffer, path: Path) -> None:
+    """Save a buffer as ``save_replay_buffer`` does."""
+    with open_to_replace(path) as file:
+        save_buffer(buffer, file)
 
 
 def fill(buffer: TrajectoryReplayBuffer, n: int) -> None:
@@ -101,11 +114,10 @@ def time_reads(buffer: TrajectoryReplayBuffer) -> dict[str, float]:
 def fill_and_save(n: int, path: Path) -> dict[str, dict[str, float]]:
     """Measure a process that fills, saves and samples."""
     found = {"before": {"peak_gb": peak_gb()}}
-    space = spaces.Box(0, 255, (N_STACK * N_CHANNELS, SIZE, SIZE), np.uint8)
-    buffer = TrajectoryReplayBuffer(n + n // EPISODE + 1, space, spaces.Discrete(2), n_stack=N_STACK)
+    buffer = new_buffer(n)
     found["filled"] = seconds_and_peak(lambda: fill(buffer, n))
     found["filled"]["frames_gb"] = buffer.stacks["observation"].nbytes / 1e9
-    found["saved"] = seconds_and_peak(lambda: save_to_pkl(path, buffer))
+    found["saved"] = seconds_and_peak(lambda: save(buffer, path))
     found["saved"]["file_gb"] = path.stat().st_size / 1e9
     found["sampled"] = {**time_reads(buffer), "peak_gb": peak_gb()}
     return found
@@ -114,7 +126,8 @@ def fill_and_save(n: int, path: Path) -> dict[str, dict[str, float]]:
 def load(n: int, path: Path) -> dict[str, dict[str, float]]:
     """Measure a process that loads, checks and samples."""
     found, loaded = {"before": {"peak_gb": peak_gb()}}, []
-    found["loaded"] = seconds_and_peak(lambda: loaded.append(load_from_pkl(path)))
+    with open(path, "rb") as file:
+        found["loaded"] = seconds_and_peak(lambda: loaded.append(load_buffer(file, str(path), new_buffer(n))))
     found["checked"] = {"stacks": check(loaded[0], n), "transitions": len(loaded[0])}
     found["sampled"] = {**time_reads(loaded[0]), "peak_gb": peak_gb()}
     return found

@@ -45,19 +45,24 @@ class Recorder:
             yield
         current.wait_stream(self.stream)
 
-    def capture(self, function: Callable[[], Output], pool: Any = None) -> Callable[[], Output]:
+    def capture(
+        self, function: Callable[[], Output], pool: Any = None, generator: th.Generator | None = None
+    ) -> Callable[[], Output]:
         """Record ``function``, which on a CUDA device is not carried out by that.
 
         :param function: has run under :meth:`beside` before
         :param pool: memory that other recordings use too, from ``th.cuda.graph_pool_handle()``; ``None`` for its own
+        :param generator: of the random numbers in ``function``, which goes on with every repetition
         :return: repeats it and returns the same tensors every time
         :raises RuntimeError: if something in ``function`` cannot be part of a graph
         """
         if self.stream is None:
             return function
         graph, current = th.cuda.CUDAGraph(), th.cuda.current_stream(self.device)
-        generator = th.cuda.default_generators[current.device_index]
-        state = generator.clone_state() if hasattr(generator, "clone_state") else None  # since PyTorch 2.4
+        generators = [th.cuda.default_generators[current.device_index], *([] if generator is None else [generator])]
+        states = [(one, one.clone_state()) for one in generators if hasattr(one, "clone_state")]  # since PyTorch 2.4
+        if generator is not None and hasattr(graph, "register_generator_state"):
+            graph.register_generator_state(generator)
         # What other threads do on the device meanwhile is no part of the graph, and no reason to give up.
         recording = th.cuda.graph(graph, pool=pool, stream=self.stream, capture_error_mode="thread_local")
         try:
@@ -66,8 +71,8 @@ class Recorder:
         except Exception as error:
             # PyTorch leaves the stream of a recording that breaks off current, and the random numbers in recording.
             th.cuda.set_stream(current)
-            if state is not None:
-                generator.graphsafe_set_state(state)
+            for one, state in states:
+                one.graphsafe_set_state(state)
             if isinstance(error, RuntimeError) and error.__context__ is not None:
                 raise RuntimeError(str(error.__context__)) from error  # the cause, not that the recording is invalid
             raise

@@ -10,6 +10,7 @@ EXTRAS = {
     "pandas": "zoo",
     "pygame": "zoo",
     "moviepy": "zoo",
+    "tensorboard": "zoo",
     "Box2D": "box2d",
     "dm_control": "dmc",
     "shimmy": "dmc",

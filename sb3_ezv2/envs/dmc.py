@@ -140,7 +140,7 @@ def _import_suite() -> tuple[ModuleType, ModuleType]:
             from dm_control import suite
             from shimmy import dm_control_compatibility
     except ImportError as error:
-        raise ImportError("dm_control tasks need the extra: pip install 'sb3_ezv2[dmc]'") from error
+        raise ImportError(f"{error}; dm_control tasks need the extra: pip install 'sb3_ezv2[dmc]'") from error
     finally:
         gym.registry.update(before)
     return suite, dm_control_compatibility

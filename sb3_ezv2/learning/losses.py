@@ -74,14 +74,20 @@ def unroll_latents(model: EfficientZeroModel, latents: th.Tensor, actions: th.Te
     return th.stack(unrolled, dim=1)
 
 
-def consistency_loss(model: EfficientZeroModel, latents: th.Tensor, observations: dict[str, th.Tensor]) -> th.Tensor:
+def consistency_loss(
+    model: EfficientZeroModel,
+    latents: th.Tensor,
+    observations: dict[str, th.Tensor],
+    generator: th.Generator | None = None,
+) -> th.Tensor:
     """Negative cosine between predicted and real projections ``[batch, unroll]`` (SimSiam, equation 1).
 
     :param latents: unrolled states 1 to ``unroll``
     :param observations: of the same moments ``[batch, unroll, ...]``; their branch gets no gradient
+    :param generator: of their augmentation
     """
     with th.no_grad():
-        real = model.represent({key: value.flatten(0, 1) for key, value in observations.items()})
+        real = model.represent({key: value.flatten(0, 1) for key, value in observations.items()}, generator)
     # Before the targets: up to version 2.9 of PyTorch, weights that autocast meets without a gradient first get none.
     predictions = model.prediction(model.projection(latents.flatten(0, 1)))
     with th.no_grad():
@@ -95,7 +101,11 @@ def categorical_loss(logits: th.Tensor, targets: th.Tensor) -> th.Tensor:
 
 
 def unroll_loss(
-    model: EfficientZeroModel, batch: TensorBatch, coefficients: LossCoefficients, mixed_precision: bool = False
+    model: EfficientZeroModel,
+    batch: TensorBatch,
+    coefficients: LossCoefficients,
+    mixed_precision: bool = False,
+    generator: th.Generator | None = None,
 ) -> LossOutput:
     """Losses of all unrolled states: the dynamics one step after the other, then every head once for all states.
 
@@ -105,14 +115,15 @@ def unroll_loss(
     :param batch: with its targets
     :param coefficients: weights of the terms
     :param mixed_precision: whether the networks compute in bfloat16; the losses themselves always use float32
+    :param generator: of everything random, on the batch's device; ``None`` for torch's global one
     """
     n_steps = batch.actions.shape[1]
     first = {key: value[:, 0] for key, value in batch.observations.items()}
     later = {key: value[:, 1:] for key, value in batch.observations.items()}
     with th.autocast(batch.weights.device.type, th.bfloat16, enabled=mixed_precision):
-        latents = unroll_latents(model, model.represent(first), batch.actions)
+        latents = unroll_latents(model, model.represent(first, generator), batch.actions)
         reward_logits, value_logits, policies = (output.float() for output in model.unrolled_heads(latents))
-        consistency = consistency_loss(model, latents[:, 1:], later)
+        consistency = consistency_loss(model, latents[:, 1:], later, generator)
 
     scale, rewards, values = model.reward_scale, model.reward_support, model.value_support
     value_logits, value_targets = values.used(value_logits), values.encode(batch.values, scale)
@@ -122,7 +133,7 @@ def unroll_loss(
         "value": categorical_loss(value_logits, value_targets),
         "policy": -actions.log_likelihood(policies, batch.policy_actions, batch.policy_weights),
         "consistency": consistency,
-        "entropy": -actions.entropy(policies),
+        "entropy": -actions.entropy(policies, generator),
     }
     masks = {
         "reward": batch.reward_mask,

@@ -49,12 +49,15 @@ class TargetCache:
         self.actions = np.empty((0, kind.n_targets, *kind.target_shape), np.float32)
         self.weights = np.empty((0, kind.n_targets), np.float32)
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that is kept, by name; one row per slot."""
+        return {name: getattr(self, name) for name in ("observation_ids", "versions", "values", "actions", "weights")}
+
     def reserve(self, n_slots: int) -> None:
         """Make room for the slots of a buffer that has grown."""
         added = n_slots - len(self.values)
         if added > 0:
-            for name in ("observation_ids", "versions", "values", "actions", "weights"):
-                array = getattr(self, name)
+            for name, array in self.arrays().items():
                 setattr(self, name, np.concatenate([array, np.full((added, *array.shape[1:]), -1, array.dtype)]))
 
     def stale(self, slots: np.ndarray, observation_ids: np.ndarray, version: int) -> np.ndarray:

@@ -14,6 +14,8 @@ VARIANCE_FLOOR = 1e-8
 FAR, N_KNOWN = 10.0, 100
 """An observation counts as at most this many standard deviations away from the mean, once so many are known. A sensor
 that reports a huge number for "nothing seen" would otherwise make everything else look the same."""
+ALIKE = 0.2
+"""Statistics describe data whose mean and standard deviation are theirs up to this many standard deviations."""
 
 
 def typical_size(rewards: np.ndarray) -> float:
@@ -73,14 +75,20 @@ class DataStatistics:
             observations = np.where(moving, clipped, observations)
         known.update(np.asarray(observations, np.float64))
 
-    def restart(self, batches: Iterator[np.ndarray]) -> None:
-        """Begin again with other data.
+    def describe(self, batches: Iterator[np.ndarray]) -> None:
+        """Begin again with other data, unless the statistics describe them already, as those of the same run do.
 
         :param batches: of flattened observations ``[n, observation_dim]``
         """
-        self.observations = RunningMeanStd(shape=self.observations.mean.shape)
+        found = DataStatistics(len(self.observations.mean))
         for observations in batches:
-            self.update(observations)
+            found.update(observations)
+        ours, theirs = self.observations, found.observations
+        std = np.sqrt(theirs.var + VARIANCE_FLOOR)
+        alike = np.abs(ours.mean - theirs.mean) < ALIKE * std
+        alike &= np.abs(np.sqrt(ours.var + VARIANCE_FLOOR) - std) < ALIKE * std
+        if not (alike.all() and ours.count > 1.0):
+            self.observations = theirs
 
     def set_observations(self, normalizer: Normalizer, *models: EfficientZeroModel) -> None:
         """Bring the models' normalisation of the observations up to date.

@@ -39,7 +39,7 @@ def find_gradient(copies: ModelCopies, batch: TensorBatch, settings: UpdateSetti
     :param batch: with targets, on the model's device
     :param settings: of the update
     """
-    output = unroll_loss(copies.model, batch, settings.coefficients, settings.mixed_precision)
+    output = unroll_loss(copies.model, batch, settings.coefficients, settings.mixed_precision, copies.generator)
     copies.optimizer.zero_grad()
     output.total.backward()
     grad_norm = th.nn.utils.clip_grad_norm_(copies.trained, settings.max_grad_norm)
@@ -80,7 +80,9 @@ class RecordedUpdate:
         self.rates = [batch.weights.new_full((), group["lr"]) for group in groups]
         function = update if self.steps_too else find_gradient
         with _rates_in_memory(copies.optimizer, self.rates if self.steps_too else []):
-            self.repeat: Callable[[], UpdateOutput] = recorder.capture(lambda: function(copies, self.batch, settings))
+            self.repeat: Callable[[], UpdateOutput] = recorder.capture(
+                lambda: function(copies, self.batch, settings), generator=copies.generator
+            )
 
     def __call__(self, batch: TensorBatch) -> UpdateOutput:
         """Update with this batch and the optimiser's present learning rate; the next call overwrites the output."""
@@ -121,7 +123,7 @@ class Updater:
         """
         if self.recorder is None:
             return update(self.copies, batch, settings)
-        key = (settings, *((part.shape, part.dtype) for part in _parts(batch)), *self._places())
+        key = (settings, self.copies.generator, *((part.shape, part.dtype) for part in _parts(batch)), *self._places())
         if key != self._key:
             self._key, self._n_alike, self.recorded = key, 0, None
         if self._n_alike < WARM_UPS:

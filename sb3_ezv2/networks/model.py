@@ -142,8 +142,8 @@ class EfficientZeroModel(nn.Module):
         # Statistics of the first random steps make later observations many standard deviations large.
         return normalised.sign() * normalised.abs().log1p()
 
-    def represent(self, observations: dict[str, th.Tensor]) -> th.Tensor:
-        """Latent states ``[batch, *latent]`` of real observations."""
+    def represent(self, observations: dict[str, th.Tensor], generator: th.Generator | None = None) -> th.Tensor:
+        """Latent states ``[batch, *latent]`` of real observations; ``generator`` is for augmented images."""
         return self.representation(self.normalised(observations))
 
     def next_latents(self, latents: th.Tensor, actions: th.Tensor) -> th.Tensor:
@@ -237,7 +237,7 @@ class ImageModel(EfficientZeroModel):
     :param parts: the networks, see :mod:`sb3_ezv2.networks.builders`
     :param normalize_images: whether to divide the pixels by 255
     :param augment: whether images are augmented in training mode, see :mod:`sb3_ezv2.networks.augmentation`; each on
-        its own, with random numbers from torch's global generator
+        its own
     """
 
     def __init__(
@@ -259,14 +259,18 @@ class ImageModel(EfficientZeroModel):
         """All but the images."""
         return {key: space for key, space in self.spaces.items() if key not in self.images}
 
-    def represent(self, observations: dict[str, th.Tensor]) -> th.Tensor:
-        """Latent states ``[batch, channels, height, width]`` of images ``[batch, *space.shape]`` and all the rest."""
+    def represent(self, observations: dict[str, th.Tensor], generator: th.Generator | None = None) -> th.Tensor:
+        """Latent states ``[batch, channels, height, width]`` of images and all the rest.
+
+        :param observations: ``[batch, *space.shape]`` by key
+        :param generator: of the augmentation, on their device; ``None`` for torch's global one
+        """
         assert isinstance(self.representation, ConvRepresentation)
-        images = [self._image(observations[key], space) for key, space in self.images.items()]
+        images = [self._image(observations[key], space, generator) for key, space in self.images.items()]
         together = th.cat(images, dim=1) if len(images) > 1 else images[0]
         return self.representation(together, self.normalised(observations))
 
-    def _image(self, pixels: th.Tensor, space: spaces.Box) -> th.Tensor:
+    def _image(self, pixels: th.Tensor, space: spaces.Box, generator: th.Generator | None) -> th.Tensor:
         """One image as floats with its channels first; in training mode augmented.
 
         A batch of images is large: it is moved as bytes, and what follows happens in the place of its floats.
@@ -274,10 +278,10 @@ class ImageModel(EfficientZeroModel):
         if not is_image_space_channels_first(space):
             pixels = pixels.movedim(-1, -3)
         augment = self.training and self.augment
-        image = (random_shift(pixels) if augment else pixels).float()
+        image = (random_shift(pixels, generator=generator) if augment else pixels).float()
         if self.normalize_images:
             image.div_(255.0)  # not the pixels given, which are bytes
-        return random_intensity(image) if augment else image
+        return random_intensity(image, generator=generator) if augment else image
 
 
 def flat_size(observation_space: spaces.Space, without: Iterable[str] = ()) -> int:

@@ -69,9 +69,12 @@ class TrajectoryReplayBuffer:
             )
         self.reset()
 
-    def reset(self) -> None:
-        """Forget everything."""
-        self.n_rows = min(FIRST_ROWS, self.max_rows)
+    def reset(self, n_rows: int | None = None) -> None:
+        """Forget everything.
+
+        :param n_rows: rows to begin with, at most those of the whole ring; by default a few
+        """
+        self.n_rows = min(n_rows or FIRST_ROWS, self.max_rows)
         kind = action_kind_of(self.action_space)
         layout = (self.n_rows, self.n_envs)
         self.stacks = new_frame_storages(self.observation_space, self.n_stack, self.channels_order, self.n_slots)

@@ -8,6 +8,7 @@ a stack is complete wherever the ring of the replay buffer has its head.
 """
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 from gymnasium import spaces
@@ -171,6 +172,40 @@ class FrameStorage:
         for block, start, stop in zip(found, starts, stops, strict=True):
             copy_frames(self.blocks[block], places[start:stop], stacks, order[start:stop])
         return stacks.reshape(*slots.shape, *self.shape)
+
+    def restore(self, n_frames: int, pieces: Iterable[np.ndarray]) -> None:
+        """Take in frames of a file as those that come after the zero frame; :meth:`recount` has to follow.
+
+        :param n_frames: how many there are
+        :param pieces: of them, in their order ``[n, outer, inner]``
+        """
+        place = self.block_frames
+        self.blocks = self.blocks[:1]
+        for piece in pieces:
+            for first in range(0, len(piece), self.block_frames):
+                part = piece[first : first + self.block_frames]
+                while place + len(part) > len(self.blocks) * self.block_frames:
+                    self.blocks.append(np.zeros((self.block_frames, *self.frame_shape), np.uint8))
+                block, row = divmod(place, self.block_frames)
+                fitting = self.block_frames - row
+                self.blocks[block][row : row + len(part)] = part[:fitting]
+                if len(part) > fitting:
+                    self.blocks[block + 1][: len(part) - fitting] = part[fitting:]
+                place += len(part)
+        assert place == self.block_frames + n_frames
+
+    def recount(self) -> None:
+        """Count anew how often each frame is part of a slot's stack.
+
+        :raises ValueError: if a slot refers to a frame that is not there
+        """
+        n_frames = len(self.blocks) * self.block_frames
+        inside = (self.frames >= 0) & (self.frames < n_frames)
+        if not (inside & ((self.frames == ZERO_FRAME) | (self.frames >= self.block_frames))).all():
+            raise ValueError("a stack refers to a frame that is not there")
+        self.users = np.bincount(self.frames.reshape(-1), minlength=n_frames).astype(np.int32)
+        unused = np.flatnonzero(self.users[self.block_frames :] == 0)[::-1] + self.block_frames
+        self.free = unused.tolist()
 
     def frame(self, number: int) -> np.ndarray:
         """One frame of the pool ``[outer, inner]``, see :attr:`frames` for the numbers."""

@@ -7,21 +7,27 @@ import argparse
 import contextlib
 import runpy
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import huggingface_hub.repocard
 import huggingface_sb3
 import rl_zoo3.exp_manager
 import rl_zoo3.utils
+import yaml
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ezv2.envs.atari import is_atari_id, register_atari
 from sb3_ezv2.zoo import ALGO, plots
 from sb3_ezv2.zoo.checks import check_model_file
 from sb3_ezv2.zoo.experiment import Experiment
-from sb3_ezv2.zoo.hub import OfflineHub, local_file, mend_metadata
+from sb3_ezv2.zoo.hub import OfflineHub, checked_file, ffmpeg_on_path, local_file, mend_metadata, own_card
+from sb3_ezv2.zoo.options import checked_options
+from sb3_ezv2.zoo.replacing import replaced
 from sb3_ezv2.zoo.settings import for_evaluation
+from sb3_ezv2.zoo.settings_files import SettingsLoader, check_settings, check_wrappers, saved_hyperparams
+from sb3_ezv2.zoo.stopping import Stopper
 
 AS_TRAINED = ["--algo", ALGO, "-f", "logs", "--deterministic"]
 """Defaults of what shows a trained model; the zoo plays Atari at random, which ``--stochastic`` brings back."""
@@ -29,7 +35,11 @@ AS_TRAINED = ["--algo", ALGO, "-f", "logs", "--deterministic"]
 
 def train(arguments: list[str]) -> None:
     """``rl_zoo3.train`` with ``--algo ezv2`` and all evaluation episodes side by side."""
-    with replaced(rl_zoo3.exp_manager, "ExperimentManager", Experiment):
+    with (
+        Stopper() as stopper,
+        replaced(Experiment, "stopper", stopper),
+        replaced(rl_zoo3.exp_manager, "ExperimentManager", Experiment),
+    ):
         run_script("train", ["--algo", ALGO, "--n-eval-envs", "5", *arguments])
 
 
@@ -45,7 +55,8 @@ def record_video(arguments: list[str]) -> None:
 
 def plot(arguments: list[str]) -> None:
     """Draw and compare learning curves; see :mod:`sb3_ezv2.zoo.plots`."""
-    plots.plot(arguments)
+    with checked_options():
+        plots.plot(arguments)
 
 
 def push_to_hub(arguments: list[str]) -> None:
@@ -54,7 +65,8 @@ def push_to_hub(arguments: list[str]) -> None:
     parser.add_argument("--dry-run", action="store_true")
     options, rest = parser.parse_known_args(arguments)
     mend_metadata()
-    with replaced(huggingface_hub, "HfApi", OfflineHub) if options.dry_run else contextlib.nullcontext():
+    offline = replaced(huggingface_hub, "HfApi", OfflineHub) if options.dry_run else contextlib.nullcontext()
+    with offline, replaced(huggingface_hub.repocard, "metadata_save", own_card), ffmpeg_on_path():
         run_script("push_to_hub", [*AS_TRAINED, *rest])
 
 
@@ -63,8 +75,8 @@ def load_from_hub(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--local", metavar="FOLDER")
     options, rest = parser.parse_known_args(arguments)
-    hub = replaced(huggingface_sb3, "load_from_hub", local_file(options.local)) if options.local else None
-    with hub or contextlib.nullcontext():
+    load = local_file(options.local) if options.local is not None else huggingface_sb3.load_from_hub
+    with replaced(huggingface_sb3, "load_from_hub", checked_file(load)):
         run_script("load_from_hub", ["--algo", ALGO, "-f", "logs", *rest])
 
 
@@ -74,15 +86,17 @@ def run_script(name: str, arguments: list[str]) -> None:
     :param name: of the script
     :param arguments: of its command line
     :raises ImportError: naming the extra to install if the environment is an Atari game and these are missing
+    :raises ValueError: if an option cannot work, or what lies beside a model would have to be run
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--env", default="")
-    if is_atari_id(parser.parse_known_args(arguments)[0].env):
-        register_atari()
     with (
+        checked_options(),
         replaced(sys, "argv", [f"ezv2-{name.replace('_', '-')}", *arguments]),
+        replaced(yaml, "UnsafeLoader", SettingsLoader),
+        replaced(rl_zoo3, "get_saved_hyperparams", saved_hyperparams),
+        replaced(rl_zoo3.utils, "get_saved_hyperparams", saved_hyperparams),
         replaced(rl_zoo3.utils, "get_model_path", checked_model_path),
         replaced(rl_zoo3.utils, "get_wrapper_class", evaluation_wrapper_class),
+        replaced(rl_zoo3, "create_test_env", create_env_as_trained),
         replaced(rl_zoo3.utils, "create_test_env", create_env_as_trained),
     ):
         runpy.run_module(f"rl_zoo3.{name}", run_name="__main__")
@@ -93,14 +107,20 @@ def checked_model_path(exp_id: int, folder: str, algo: str, *arguments: Any, **k
 
     :raises ValueError: if the file is damaged
     """
-    found: tuple[str, str, str] = get_model_path(exp_id, folder, algo, *arguments, **kwargs)
+    try:
+        found: tuple[str, str, str] = get_model_path(exp_id, folder, algo, *arguments, **kwargs)
+    except (AssertionError, ValueError) as error:
+        number = f" --load-checkpoint {arguments[2]}" if arguments[2] is not None else ""
+        raise ValueError(f"--folder {folder} --exp-id {exp_id}{number}: {error}") from error
     if algo == ALGO:
         check_model_file(found[1])
+    check_settings(Path(found[2]) / arguments[0])
     return found
 
 
 def evaluation_wrapper_class(hyperparams: Mapping[str, Any], key: str = "env_wrapper") -> Callable[..., Any] | None:
     """The zoo's ``get_wrapper_class`` without what belongs to training alone; parameters as there."""
+    check_wrappers(hyperparams, key)
     found: Callable[..., Any] | None = get_wrapper_class(for_evaluation(hyperparams), key)
     return found
 
@@ -119,21 +139,3 @@ def create_env_as_trained(
 create_test_env = rl_zoo3.utils.create_test_env
 get_model_path = rl_zoo3.utils.get_model_path
 get_wrapper_class = rl_zoo3.utils.get_wrapper_class
-
-
-@contextlib.contextmanager
-def replaced(holder: Any, name: str, value: Any) -> Iterator[None]:
-    """Put something else in the place of an attribute for a while.
-
-    The zoo's scripts look up what they need by name, and have no other way to be given it.
-
-    :param holder: module or object
-    :param name: of the attribute
-    :param value: to be put there
-    """
-    before = getattr(holder, name)
-    setattr(holder, name, value)
-    try:
-        yield
-    finally:
-        setattr(holder, name, before)

@@ -1,63 +1,93 @@
 """The zoo's experiment, adapted to short runs that can be resumed."""
 
 import contextlib
+import signal
+import sys
+import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import optuna
-from rl_zoo3 import ALGOS
+from rl_zoo3 import ALGOS, exp_manager
 from rl_zoo3.exp_manager import ExperimentManager
+from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER
 from rl_zoo3.utils import get_wrapper_class
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import ProgressBarCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ezv2.callbacks import TransitionJournal
+from sb3_ezv2.common.schedules import WarmUp
 from sb3_ezv2.common.user_errors import EXPECTED
 from sb3_ezv2.envs.atari import FRAME_SKIP
 from sb3_ezv2.zoo import ALGO
 from sb3_ezv2.zoo.checks import check_folder, check_model_file
 from sb3_ezv2.zoo.curves import draw_run
+from sb3_ezv2.zoo.evaluation import Evaluation, SaveNormalization
 from sb3_ezv2.zoo.progress import ReturnProgressBar
-from sb3_ezv2.zoo.settings import check_names, choose_file, for_evaluation, read_warm_up
+from sb3_ezv2.zoo.replacing import replaced
+from sb3_ezv2.zoo.runs import create_folder, write_record
+from sb3_ezv2.zoo.saving import save_run, speak_without_a_terminal
+from sb3_ezv2.zoo.settings import check_evaluated, check_names, check_values, choose_file, for_evaluation, read_schedule
+from sb3_ezv2.zoo.stopping import StopAfterStep, Stopper, is_interrupt, workers_without_ctrl_c
 from sb3_ezv2.zoo.tuning import claim, open_storage, rescue_trials
 
+create_study = optuna.create_study
+
+EVAL_FREQ = 25_000
+"""Steps between evaluations at most, as in the zoo, unless the user says otherwise."""
+EVALUATED = ("policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs", "monitor_kwargs", "normalize")
+"""Entries of a hyperparameter file that the zoo runs as Python where they are text."""
+FOR_ENVS = ("env_kwargs", "env_wrapper", "vec_env_wrapper", "monitor_kwargs")
+"""Entries that environments are made with."""
 JOURNAL = "journal.sqlite"
 """Name of the journal in a run's folder."""
-
 N_EVALUATIONS = 5
 """Evaluations of a run at least, and of a trial while tuning, so that there is a best model and something to prune."""
 
 
-class Continued:
-    """A loaded model whose ``learn`` goes on with the step count, the schedules and the plan of the earlier run.
+class Learner:
+    """A model whose ``learn`` notes whether Ctrl-C ended it, which the zoo keeps to itself.
 
-    :param model: loaded model
+    :param model: to learn
+    :param goes_on: whether to keep the step count, the schedules and the plan of an earlier run
     """
 
-    def __init__(self, model: BaseAlgorithm) -> None:
+    def __init__(self, model: BaseAlgorithm, goes_on: bool) -> None:
         self.model = model
         self.policy = model.policy
         self.env = model.env
+        self.goes_on = goes_on
+        self.is_interrupted = False
 
     def learn(self, total_timesteps: int, **kwargs: Any) -> BaseAlgorithm:
         """Learn for that many further steps; see ``BaseAlgorithm.learn``."""
-        return self.model.learn(total_timesteps, reset_num_timesteps=False, **kwargs)
+        if self.goes_on:
+            kwargs["reset_num_timesteps"] = False
+        try:
+            return self.model.learn(total_timesteps, **kwargs)
+        except KeyboardInterrupt:
+            self.is_interrupted = True
+            raise
 
 
 class Experiment(ExperimentManager):
     """rl-zoo3's ``ExperimentManager`` with checks before anything is written; parameters as there.
 
     For this package's algorithm its own hyperparameters are the default, and ``-i`` continues a run where it stopped.
-    Every run is evaluated, its bar shows the return, and its folder holds a picture of the learning curve.
+    Every run is evaluated, its bar shows the return, and its folder holds a picture of the learning curve. Whatever
+    ends a run, it is saved.
 
     :raises OSError: if the log folder cannot be written to
     :raises ValueError: if the model to continue from is damaged
     """
 
+    stopper = Stopper()
+    """Receives the signals that end a run early."""
+
     def __init__(self, args: Any, algo: str, env_id: str, log_folder: str, *rest: Any, **kwargs: Any) -> None:
         check_folder(log_folder)
         super().__init__(args, algo, env_id, log_folder, *rest, **kwargs)
+        self.first_step = 0
         self.is_ours = algo == ALGO
         self.asked_config: str | None = kwargs.get("config")
         self.asked_timesteps = self.n_timesteps
@@ -79,28 +109,70 @@ class Experiment(ExperimentManager):
             self.config, message = choose_file(self.env_name.gym_id, self.asked_config, self._is_atari)
             if message:
                 print(message)
-        if self.storage and self.study_name and self.trial_id == 0:
-            # The zoo takes trial 0 for no trial.
-            trial = self.load_trial(self.storage, self.study_name, 0)
+        if self.trial_id is not None:
+            # The zoo takes trial 0 for no trial, and the last one for one that is not there.
+            trial = self.load_trial(str(self.storage), str(self.study_name), self.trial_id)
             self.custom_hyperparams = trial | (self.custom_hyperparams or {})
-        hyperparams, saved = super().read_hyperparameters()
+            self.trial_id = None
+        try:
+            hyperparams, saved = super().read_hyperparameters()
+        except EXPECTED:
+            raise
+        except Exception as error:  # of a Python file of hyperparameters, which is run
+            raise ValueError(f"{self.config} cannot be read: {type(error).__name__}: {error}") from error
         check_names(hyperparams, ALGOS[self.algo])
+        check_values(hyperparams, ALGOS[self.algo])
         if self.n_evaluations is None:
             self.n_evaluations = N_EVALUATIONS
         return hyperparams, saved
 
+    def load_trial(
+        self, storage: str, study_name: str, trial_id: int | None = None, convert: bool = True
+    ) -> dict[str, Any]:
+        """Hyperparameters of one trial of a study; see ``ExperimentManager``.
+
+        :raises ValueError: if there is no such study or trial
+        """
+        try:
+            study = optuna.load_study(storage=open_storage(storage), study_name=study_name)
+        except KeyError as error:
+            raise ValueError(f"--study-name {study_name}: {storage} holds no such study") from error
+        numbers = [trial.number for trial in study.get_trials(deepcopy=False) if trial.params]
+        if trial_id not in numbers:
+            raise ValueError(f"--trial-id {trial_id}: the study has trials {numbers[:1]} to {numbers[-1:]}")
+        params = study.trials[trial_id].params
+        return HYPERPARAMS_CONVERTER[self.algo](params) if convert else params
+
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
         """Prepare the run; if that fails, or if there are only trials to come, leave no run's folder behind."""
-        folders = [Path(self.params_path), *Path(self.params_path).parents]
-        new = [folder for folder in folders if not folder.exists()]
+        parents = [folder for folder in Path(self.params_path).parents[1:] if not folder.exists()]
         begun = False
         try:
             result = super().setup_experiment()
             begun = result is not None
         finally:
-            if not begun:
-                self._remove(new)
+            if not begun and self.has_folder:
+                self._remove([Path(self.params_path), Path(self.save_path), *parents])
         return result
+
+    has_folder = False
+
+    def create_log_folder(self) -> None:
+        """Create a folder that no other run has, not even one that starts at the same moment."""
+        first, _, rest = self.save_path.rpartition("_")
+        if self.args.uuid:
+            first, _, number = first.rpartition("_")
+            run = create_folder(Path(first), int(number), f"_{rest}")
+        else:
+            run = create_folder(Path(first), int(rest))
+        self.has_folder = True
+        self.save_path = str(run)
+        self.params_path = f"{self.save_path}/{self.env_name}"
+        Path(self.params_path).mkdir()
+
+    def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
+        super()._save_config(saved_hyperparams)
+        write_record(Path(self.save_path), self.trained_agent or None, self.first_step)
 
     def _remove(self, folders: list[Path]) -> None:
         """Remove folders of a run that never began, innermost first, unless something else has been put there."""
@@ -113,7 +185,16 @@ class Experiment(ExperimentManager):
 
     def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> tuple[Any, ...]:
         self.eval_env_wrapper = get_wrapper_class(for_evaluation(hyperparams))
-        result = super()._preprocess_hyperparams(hyperparams)
+        self._unprocessed = dict(hyperparams)
+        texts = {name: hyperparams[name] for name in EVALUATED if isinstance(hyperparams.get(name), str)}
+        try:
+            result = super()._preprocess_hyperparams(hyperparams)
+        except Exception as error:  # of whatever the zoo runs as Python
+            if not texts:
+                raise
+            named = " or ".join(f"{name}={text!r}" for name, text in texts.items())
+            raise ValueError(f"{named} is no value in Python: {type(error).__name__}: {error}") from error
+        check_evaluated(result[0], self.normalize_kwargs or self.normalize, self.monitor_kwargs)
         if self._eval_env_kwargs_args is None:  # the zoo forgets those of the hyperparameter file
             self.eval_env_kwargs = self.env_kwargs
         return result
@@ -121,10 +202,10 @@ class Experiment(ExperimentManager):
     @staticmethod
     def _preprocess_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:
         rate = hyperparams.get("learning_rate")
-        if not (isinstance(rate, str) and rate.startswith("warmup_")):
+        if not (isinstance(rate, str) and isinstance(schedule := read_schedule(rate), WarmUp)):
             return ExperimentManager._preprocess_schedules(hyperparams)
         others = {name: value for name, value in hyperparams.items() if name != "learning_rate"}
-        return ExperimentManager._preprocess_schedules(others) | {"learning_rate": read_warm_up(rate)}
+        return ExperimentManager._preprocess_schedules(others) | {"learning_rate": schedule}
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         """Create the environments; those for evaluation without what belongs to training alone."""
@@ -132,18 +213,28 @@ class Experiment(ExperimentManager):
         if eval_env:
             self.env_wrapper = self.eval_env_wrapper
         try:
-            return super().create_envs(n_envs, eval_env, no_log)
+            with workers_without_ctrl_c():
+                return super().create_envs(n_envs, eval_env, no_log)
+        except TypeError as error:
+            given = ", ".join(f"{name}={self._unprocessed[name]!r}" for name in FOR_ENVS if name in self._unprocessed)
+            if not given and not self.env_kwargs:
+                raise
+            given = given or f"--env-kwargs {self.env_kwargs}"
+            raise ValueError(f"the environment cannot be made with {given}: {error}") from error
         finally:
             self.env_wrapper = training_wrapper
 
     def create_callbacks(self) -> None:
         """Create the zoo's callbacks, with enough evaluations, our progress bar and a journal of every step."""
-        if self.eval_freq > 0:
-            self.eval_freq = min(self.eval_freq, max(self.n_timesteps // N_EVALUATIONS, 1))
-        super().create_callbacks()
-        self.callbacks = [
-            ReturnProgressBar() if type(callback) is ProgressBarCallback else callback for callback in self.callbacks
-        ]
+        if self.eval_freq is None:
+            self.eval_freq = min(EVAL_FREQ, max(self.n_timesteps // N_EVALUATIONS, 1))
+            self.args.eval_freq = self.eval_freq
+        with (
+            replaced(exp_manager, "EvalCallback", Evaluation),
+            replaced(exp_manager, "SaveVecNormalizeCallback", SaveNormalization),
+            replaced(exp_manager, "ProgressBarCallback", ReturnProgressBar),
+        ):
+            super().create_callbacks()
         if self.is_ours and not self.optimize_hyperparameters:
             # Before the others, so that a step is safe before anything can go wrong in them.
             self.callbacks.insert(0, TransitionJournal(Path(self.save_path, JOURNAL)))
@@ -151,6 +242,7 @@ class Experiment(ExperimentManager):
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
         model = super()._load_pretrained_agent(hyperparams, env)
         if self.is_ours:
+            self.first_step = model.num_timesteps
             left = model._total_timesteps - model.num_timesteps
             if self.asked_timesteps <= 0 and left > 0:
                 self.n_timesteps = left
@@ -164,21 +256,68 @@ class Experiment(ExperimentManager):
     def learn(self, model: BaseAlgorithm) -> None:
         """Train; see ``ExperimentManager``.
 
-        :raises RuntimeError: if something goes wrong while learning, which is no matter of the command line
+        :raises SystemExit: if something ends the run early, after it is saved: with 128 and the number of the signal,
+            or with 1 after an error, whose traceback is written
         """
+        learner = Learner(model, goes_on=self.is_ours and self.continue_training)
+        self.callbacks.append(StopAfterStep(self.stopper))
         try:
-            super().learn(Continued(model) if self.is_ours and self.continue_training else model)  # type: ignore[arg-type]
-        except EXPECTED as error:
-            raise RuntimeError(f"training stopped at step {model.num_timesteps}: {error}") from error
+            with self.stopper.learning():
+                super().learn(learner)  # type: ignore[arg-type]
+        except BaseException as error:
+            is_stop = self.stopper.received is not None or is_interrupt(error)
+            self._end_early(model, None if is_stop else error)
+        if self.stopper.received is not None or learner.is_interrupted:
+            self._end_early(model, None)
+
+    def _end_early(self, model: BaseAlgorithm, error: BaseException | None) -> NoReturn:
+        """Save, say where, and leave."""
+        with self.stopper.saving():
+            speak_without_a_terminal()
+            if error is not None:
+                traceback.print_exception(error)
+            try:
+                saved = self._save(model, with_buffer=hasattr(model, "save_replay_buffer"))
+            except BaseException as failure:
+                traceback.print_exception(failure)
+                print(f"The run stopped at step {model.num_timesteps} and could not be saved anywhere", file=sys.stderr)
+                raise SystemExit(1) from None
+            sys.stdout.flush()
+            number = self.stopper.received or signal.SIGINT
+            why = type(error).__name__ if error is not None else signal.Signals(number).name
+            print(
+                f"{why} ended the run at step {model.num_timesteps}; it was saved to {saved}, go on with: ezv2-train "
+                f"--algo {self.algo} --env {self.env_name.gym_id} -i {saved / self.env_name}.zip",
+                file=sys.stderr,
+                flush=True,
+            )
+            raise SystemExit(1 if error is not None else 128 + number)
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
-        """Save the model and draw the learning curve."""
-        super().save_trained_model(model)
-        # The Monitor of the zoo is inside the wrappers that skip a game's frames.
-        frame_skip = FRAME_SKIP if self._is_atari else 1
-        picture = draw_run(Path(self.save_path), f"{self.algo} on {self.env_name.gym_id}", frame_skip)
-        if picture:
-            print(f"Learning curve: {picture}")
+        """Save the model and draw the learning curve.
+
+        :raises SystemExit: if a signal came while the files were written
+        """
+        with self.stopper.saving():
+            saved = self._save(model, with_buffer=self.save_replay_buffer)
+            print(f"The run was saved to {saved}")
+            if saved != Path(self.save_path):
+                raise SystemExit(1)
+            # The Monitor of the zoo is inside the wrappers that skip a game's frames.
+            frame_skip = FRAME_SKIP if self._is_atari else 1
+            try:
+                picture = draw_run(saved, f"{self.algo} on {self.env_name.gym_id}", frame_skip)
+            except Exception as error:  # the run is worth more than its picture
+                print(f"No picture of the learning curve: {type(error).__name__}: {error}", file=sys.stderr)
+            else:
+                if picture:
+                    print(f"Learning curve: {picture}")
+        if self.stopper.received is not None:
+            raise SystemExit(128 + self.stopper.received)
+
+    def _save(self, model: BaseAlgorithm, with_buffer: bool) -> Path:
+        with_buffer = with_buffer and hasattr(model, "save_replay_buffer")
+        return save_run(model, Path(self.save_path), str(self.env_name), with_buffer)
 
     # -- tuning ----------------------------------------------------------------------------------------------------
 
@@ -193,7 +332,20 @@ class Experiment(ExperimentManager):
         if self.storage and self.study_name:
             with contextlib.suppress(KeyError):  # the first worker finds no study
                 self._rescue(optuna.load_study(study_name=self.study_name, storage=open_storage(self.storage)))
-        super().hyperparameters_optimization()
+        storage, self.storage = self.storage, None  # the zoo would open it once more
+        opened = open_storage(storage) if storage else None
+
+        def create(**kwargs: Any) -> optuna.Study:
+            return create_study(**{**kwargs, "storage": opened})
+
+        try:
+            with replaced(optuna, "create_study", create):
+                super().hyperparameters_optimization()
+        except ValueError:
+            if self.stopper.received is None:  # stopped before any trial was complete
+                raise
+        if self.stopper.received is not None:
+            raise SystemExit(128 + self.stopper.received)
 
     @staticmethod
     def _rescue(study: optuna.Study) -> None:

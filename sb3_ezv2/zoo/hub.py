@@ -1,12 +1,21 @@
-"""Stand-ins for the Hugging Face Hub that keep everything on this machine, and a repair of the way to it."""
+"""Stand-ins for the Hugging Face Hub that keep everything on this machine, and repairs of the way to it."""
 
 import importlib
-from collections.abc import Callable
+import os
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import imageio_ffmpeg
+from huggingface_hub.repocard import metadata_save
 from requests import Response
 from requests.exceptions import HTTPError
+
+from sb3_ezv2.zoo.settings_files import check_metrics, read_settings
 
 
 class OfflineHub:
@@ -35,8 +44,8 @@ def local_file(folder: str) -> Callable[[str, str], str]:
     :param folder: holds one folder for each repository, as ``push_to_hub --dry-run`` leaves them
     :raises FileNotFoundError: if there is no such folder
     """
-    if not Path(folder).is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}")
+    if not folder.strip() or not Path(folder).is_dir():
+        raise FileNotFoundError(f"--local: there is no folder {folder}")
 
     def load(repo_id: str, filename: str) -> str:
         path = Path(folder) / repo_id.split("/")[-1] / filename
@@ -45,6 +54,47 @@ def local_file(folder: str) -> Callable[[str, str], str]:
         return str(path)
 
     return load
+
+
+def checked_file(load: Callable[[str, str], str]) -> Callable[[str, str], str]:
+    """A function in the place of ``huggingface_sb3.load_from_hub`` that looks at a file before the zoo takes it.
+
+    :param load: brings a file of a repository
+    """
+
+    def checked(repo_id: str, filename: str) -> str:
+        """Bring a file.
+
+        :raises ValueError: if it is damaged, or holds what would have to be run and need not be
+        """
+        path = load(repo_id, filename)
+        if filename.endswith(".yml"):
+            read_settings(Path(path))
+        elif filename == "train_eval_metrics.zip":
+            try:
+                with zipfile.ZipFile(path) as archive:
+                    check_metrics(archive.namelist(), path)
+            except zipfile.BadZipFile as error:
+                raise ValueError(f"{path} is damaged: {error}") from error
+        return path
+
+    return checked
+
+
+def own_card(path: Path, metadata: dict[str, Any]) -> None:
+    """The zoo's ``metadata_save``, after the model card names the commands that know this algorithm.
+
+    :param path: of the model card
+    :param metadata: of the model
+    """
+    card = path.read_text(encoding="utf-8")
+    for name in ("load_from_hub", "enjoy", "train", "push_to_hub"):
+        card = card.replace(f"python -m rl_zoo3.{name}", f"python -m sb3_ezv2.{name}")
+    card = card.replace("Install the RL Zoo (with SB3 and SB3-Contrib):", "Install the package with the RL Zoo:")
+    card = card.replace("If you installed the RL Zoo3 via pip (`pip install rl_zoo3`)", "If you installed the package")
+    card = card.replace("pip install rl_zoo3", "pip install 'sb3_ezv2[zoo]'")
+    path.write_text(card, encoding="utf-8")
+    metadata_save(path, metadata)
 
 
 def mend_metadata() -> None:
@@ -61,3 +111,23 @@ def mend_metadata() -> None:
             return metadata
 
         module.generate_metadata = generate_metadata
+
+
+@contextmanager
+def ffmpeg_on_path() -> Iterator[None]:
+    """Let the hub's library, which calls ``ffmpeg`` by name, find the one of imageio-ffmpeg where there is no other."""
+    if shutil.which("ffmpeg"):
+        yield
+        return
+    program, path = Path(imageio_ffmpeg.get_ffmpeg_exe()), os.environ.get("PATH", os.defpath)
+    with TemporaryDirectory() as folder:
+        link = Path(folder) / f"ffmpeg{program.suffix if os.name == 'nt' else ''}"
+        try:
+            link.symlink_to(program)
+        except OSError:  # Windows gives links to administrators only
+            shutil.copy(program, link)
+        os.environ["PATH"] = folder + os.pathsep + path
+        try:
+            yield
+        finally:
+            os.environ["PATH"] = path

@@ -1,14 +1,20 @@
 """Learning curves of stored runs, compared across algorithms, folders and seeds, with their uncertainty."""
 
 import argparse
+import math
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
+from sb3_ezv2.common.files import replacing
+from sb3_ezv2.envs.atari import FRAME_SKIP, is_atari_id
 from sb3_ezv2.zoo import ALGO
 from sb3_ezv2.zoo.checks import check_folder
 from sb3_ezv2.zoo.curves import X_AXES, Curve, confidence_band, draw, evaluation_curve, new_figure, training_curve
+from sb3_ezv2.zoo.runs import lines_of_runs, read_record
 
 COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:olive")
 
@@ -29,11 +35,18 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("-o", "--output", type=Path, default=Path("curves.png"), help="picture to write")
     options = parser.parse_args(arguments)
     if options.labels is not None and len(options.labels) != len(options.exp_folders):
-        raise ValueError(f"{len(options.labels)} labels for {len(options.exp_folders)} folders; give one for each")
+        raise ValueError(
+            f"-l/--labels: {len(options.labels)} labels for {len(options.exp_folders)} folders; give one for each"
+        )
     if options.x_axis == "time" and options.y_axis == "evaluation":
-        raise ValueError("evaluations are stored by step; use -y training together with -x time")
-    if options.episode_window < 1:
-        raise ValueError(f"--episode-window {options.episode_window} must be at least 1")
+        raise ValueError("-x/--x-axis: evaluations are stored by step; use -y training together with -x time")
+    if options.max_timesteps is not None and not 0 < options.max_timesteps < math.inf:
+        raise ValueError(f"-max/--max-timesteps {options.max_timesteps} must be a positive number")
+    suffixes = Figure().canvas.get_supported_filetypes()
+    if options.output.suffix.lower().removeprefix(".") not in suffixes:
+        raise ValueError(f"-o/--output {str(options.output)!r} must end in one of .{', .'.join(suffixes)}")
+    if options.output.is_dir():
+        raise ValueError(f"-o/--output {str(options.output)!r} is a folder")
     return options
 
 
@@ -45,14 +58,16 @@ def find_runs(folder: Path) -> Iterator[tuple[str, str, Path]]:
     :raises FileNotFoundError: if there is no such folder
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}")
+        raise FileNotFoundError(f"-f/--exp-folders: there is no folder {folder}")
     for args_file in sorted(folder.glob("*/*/*/args.yml")):
         run = args_file.parents[1]
         yield run.parent.name, args_file.parent.name, run
 
 
 def collect(options: argparse.Namespace) -> dict[str, dict[str, list[Curve]]]:
-    """All curves asked for, by environment and label.
+    """All curves asked for, by environment and label; a run that others go on with is one curve with them.
+
+    What is damaged is left out and named.
 
     :raises ValueError: if there are none
     """
@@ -60,19 +75,79 @@ def collect(options: argparse.Namespace) -> dict[str, dict[str, list[Curve]]]:
     wanted = {name.replace("/", "-") for name in options.env or []}
     found: dict[str, dict[str, list[Curve]]] = {}
     for folder, label in zip(options.exp_folders, labels, strict=True):
+        runs: dict[tuple[str, str], list[Path]] = {}
         for algo, env, run in find_runs(Path(folder)):
-            if (wanted and env not in wanted) or (options.algos and algo not in options.algos):
-                continue
-            if options.y_axis == "evaluation":
-                curve = evaluation_curve(run)
-            else:
-                curve = training_curve(run, options.episode_window, options.x_axis)
-            if curve is not None:
-                name = algo if len(options.exp_folders) == 1 else f"{algo}, {label}"
-                found.setdefault(env, {}).setdefault(name, []).append(curve)
+            if (not wanted or env in wanted) and (not options.algos or algo in options.algos) and is_readable(run):
+                runs.setdefault((env, algo), []).append(run)
+        for (env, algo), of_env in runs.items():
+            name = algo if len(options.exp_folders) == 1 else f"{algo}, {label}"
+            frames = FRAME_SKIP if is_atari_id(env.replace("ALE-", "ALE/", 1)) else 1
+            curves = [joined_curve(line, options, frames) for line in lines_of_runs(of_env)]
+            if any(curve is not None for curve in curves):
+                whole = found.setdefault(env, {}).setdefault(name, [])
+                whole.extend(curve for curve in curves if curve is not None)
     if not found:
-        raise ValueError(f"no runs with {options.y_axis} returns are found in {', '.join(options.exp_folders)}")
+        asked = {"-f/--exp-folders": options.exp_folders, "-e/--env": options.env, "-a/--algos": options.algos}
+        given = " ".join(f"{option} {' '.join(names)}" for option, names in asked.items() if names)
+        raise ValueError(f"no runs with {options.y_axis} returns are found with {given}")
     return found
+
+
+def is_readable(run: Path) -> bool:
+    """Whether a run says who it is; if not, that is printed."""
+    try:
+        read_record(run)
+    except ValueError as error:
+        print(f"{run} is left out: {error}", file=sys.stderr)
+        return False
+    return True
+
+
+def joined_curve(line: Sequence[tuple[Path, int]], options: argparse.Namespace, frames: int = 1) -> Curve | None:
+    """Curve of a run and of those that went on with it, ``None`` if they have no returns.
+
+    :param line: folders, each with its first step, in their order
+    :param options: of the command line
+    :param frames: that the monitor files count for one step
+    """
+    whole: Curve | None = None
+    for run, first_step in line:
+        curve = stored_curve(run, options)
+        if curve is None:
+            continue
+        if options.y_axis == "training":  # counted from the beginning of each part
+            before = first_step * frames if options.x_axis == "steps" else whole.x[-1] if whole else 0.0
+            curve = curve._replace(x=curve.x + before)
+        if whole is not None:
+            kept = whole.x < curve.x[0]  # a part may go on with an earlier checkpoint
+            curve = Curve(
+                whole.name,
+                np.concatenate([whole.x[kept], curve.x]),
+                np.concatenate([whole.returns[kept], curve.returns]),
+            )
+        whole = curve
+    return whole
+
+
+def stored_curve(run: Path, options: argparse.Namespace) -> Curve | None:
+    """Curve of one run, ``None`` if it has none; that of damaged files is left out and named."""
+    try:
+        if options.y_axis == "evaluation":
+            curve = evaluation_curve(run)
+        else:
+            curve = training_curve(run, options.episode_window, options.x_axis)
+        if curve is not None:
+            curve = curve._replace(x=np.asarray(curve.x, dtype=float), returns=np.asarray(curve.returns, dtype=float))
+    except Exception as error:  # whatever numpy, zipfile or pandas make of damaged files
+        print(f"{run} is left out, its returns are damaged: {type(error).__name__}: {error}", file=sys.stderr)
+        return None
+    if curve is None or len(curve.x) == 0:
+        return None
+    shapes_fit = curve.x.shape == curve.returns.shape and curve.x.ndim == 1
+    if not (shapes_fit and np.isfinite(curve.x).all() and np.isfinite(curve.returns).all()):
+        print(f"{run} is left out, its returns are damaged: they are not finite numbers", file=sys.stderr)
+        return None
+    return curve
 
 
 def plot(arguments: Sequence[str]) -> None:
@@ -97,7 +172,8 @@ def plot(arguments: Sequence[str]) -> None:
         axis.grid(alpha=0.3)
         axis.legend()
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(options.output, dpi=110)
+    with replacing(options.output) as temporary:
+        figure.savefig(temporary, dpi=110)
     print(f"Picture: {options.output}")
 
 

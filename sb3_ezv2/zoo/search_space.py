@@ -12,6 +12,8 @@ NETWORKS = {
 """Network sizes by name; medium is the default."""
 
 POWERS_OF_TWO = ("n_simulations", "n_candidates", "batch_size")
+COUNTED = {"td_phase_updates": "td_phase", "td_fresh_observations": "td_fresh"}
+"""Numbers of a study that are arguments under another name."""
 
 
 def sample_ezv2_params(
@@ -19,7 +21,8 @@ def sample_ezv2_params(
 ) -> dict[str, Any]:
     """Draw one set of hyperparameters.
 
-    ``replay_ratio`` is the number of updates for every step of all environments.
+    ``updates_per_step`` is the number of updates for every step of all environments. The space contains the settings of
+    every entry of the package's hyperparameter file.
 
     :param trial: to draw from
     :param n_actions: dimensions of a continuous action, 0 for discrete ones, which need no candidates
@@ -31,13 +34,13 @@ def sample_ezv2_params(
         "n_simulations_pow": trial.suggest_int("n_simulations_pow", 3, 6),
         "unroll_steps": trial.suggest_int("unroll_steps", 2, 8),
         "td_steps": trial.suggest_int("td_steps", 1, 20),
-        "td_phase": trial.suggest_int("td_phase", 100, 40_000, log=True),
-        "td_fresh": trial.suggest_int("td_fresh", 100, 20_000, log=True),
+        "td_phase_updates": trial.suggest_int("td_phase_updates", 50, 50_000, log=True),
+        "td_fresh_observations": trial.suggest_int("td_fresh_observations", 50, 50_000, log=True),
         "one_minus_gamma": trial.suggest_float("one_minus_gamma", 0.001, 0.05, log=True),
         "learning_rate": trial.suggest_float("learning_rate", 1e-4, 3e-3, log=True),
         "batch_size_pow": trial.suggest_int("batch_size_pow", 5, 8),
         "target_update_interval": trial.suggest_int("target_update_interval", 25, 400, log=True),
-        "replay_ratio": trial.suggest_categorical("replay_ratio", [0.25, 0.5, 1.0, 2.0]),
+        "updates_per_step": trial.suggest_categorical("updates_per_step", [0.25, 0.5, 1.0, 2.0, 4.0, 8.0]),
         "network": trial.suggest_categorical("network", list(NETWORKS)),
         "ent_coef": trial.suggest_float("ent_coef", 1e-4, 0.1, log=True),
     }
@@ -50,7 +53,7 @@ def sample_ezv2_params(
 
 
 def convert_ezv2_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of the algorithm from the numbers that a study stores.
+    """Arguments of the algorithm from the numbers that a study stores; those of release 0.1 have other names for some.
 
     :param sampled_params: ``trial.params``
     :return: arguments of the algorithm
@@ -60,7 +63,10 @@ def convert_ezv2_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
         if f"{name}_pow" in hyperparams:
             hyperparams[name] = 2 ** hyperparams.pop(f"{name}_pow")
     hyperparams["gamma"] = 1 - hyperparams.pop("one_minus_gamma")
-    ratio = hyperparams.pop("replay_ratio")
+    for name, argument in COUNTED.items():
+        if name in hyperparams:
+            hyperparams[argument] = hyperparams.pop(name)
+    ratio = hyperparams.pop("updates_per_step" if "updates_per_step" in hyperparams else "replay_ratio")
     hyperparams["train_freq"] = max(1, round(1 / ratio))
     hyperparams["gradient_steps"] = max(1, round(ratio))
     hyperparams["policy_kwargs"] = dict(NETWORKS[hyperparams.pop("network")])

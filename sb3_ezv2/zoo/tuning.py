@@ -1,24 +1,83 @@
 """What several processes need to tune together: trials of killed workers are tried again."""
 
+import json
 import os
 import socket
 from pathlib import Path
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalFileSymlinkLock
 from optuna.trial import TrialState
+
+from sb3_ezv2.common.processes import is_alive
 
 WORKER = "worker"
 """Name under which a trial stores who runs it."""
 
 
-def open_storage(storage: str) -> str | BaseStorage:
-    """Optuna's storage: a journal for a file that ends in ``.log``, otherwise the address of a database."""
+def open_storage(storage: str) -> BaseStorage:
+    """Optuna's storage: a journal for a file that ends in ``.log``, otherwise the address of a database.
+
+    A line that a killed worker left unfinished at the end of a journal is removed, before the next line joins it.
+
+    :raises ValueError: if it cannot be opened, or a journal is damaged
+    """
     if not storage.endswith(".log"):
-        return storage
-    Path(storage).parent.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(JournalFileBackend(storage))
+        try:
+            return optuna.storages.get_storage(storage)
+        except Exception as error:  # of the database's library
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise ValueError(f"--storage {storage} cannot be opened: {reason}") from error
+    path = Path(storage)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Windows lets nobody but administrators make the links of the other lock.
+    lock = JournalFileOpenLock(storage) if os.name == "nt" else JournalFileSymlinkLock(storage)
+    if path.exists():
+        lock.acquire()
+        try:
+            check_journal(path)
+        finally:
+            lock.release()
+    return JournalStorage(JournalFileBackend(storage, lock_obj=lock))
+
+
+def check_journal(path: Path) -> None:
+    """Remove the unfinished line at the end of a journal, and refuse one that is damaged elsewhere.
+
+    :param path: of the journal, which nobody else may write now
+    :raises ValueError: naming the file, the line and the remedy
+    """
+    if not path.is_file():
+        raise ValueError(f"--storage {path} is not a file")
+    lines = path.read_bytes().splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        if not line.endswith(b"\n"):
+            os.truncate(path, path.stat().st_size - len(line))
+            print(f"{path}: the last line was cut short when a worker was killed, and is removed")
+            return
+        try:
+            is_entry = isinstance(json.loads(line), dict)
+        except ValueError:
+            is_entry = False
+        if not is_entry:
+            raise ValueError(
+                f"{path} is damaged in line {number}, most likely because a worker was killed while it wrote. Stop all "
+                f"workers, keep a copy of the file, and {remedy(line, number)}"
+            )
+
+
+def remedy(line: bytes, number: int) -> str:
+    """What to do about a damaged line: often the entry that was written after an unfinished one is whole."""
+    start = line.find(b'{"op_code"', 1)
+    try:
+        if start > 0 and isinstance(json.loads(line[start:]), dict):
+            return (
+                f"remove the first {start} bytes of that line, which are an unfinished entry; the rest of it is whole"
+            )
+    except ValueError:
+        pass
+    return f"keep what stands before it: head -n {number - 1}"
 
 
 def claim(trial: optuna.Trial) -> None:
@@ -34,13 +93,7 @@ def is_dead(worker: str) -> bool:
     host, _, process = worker.rpartition(":")
     if host != socket.gethostname():
         return False
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+    return not is_alive(int(process))
 
 
 def rescue_trials(study: optuna.Study) -> list[int]:

@@ -64,7 +64,7 @@ def test_a_recorded_step_reads_its_learning_rate_from_memory(monkeypatch):
     model = recording_model()
     optimizer = model.policy.optimizer
 
-    def record(self, function, pool=None):
+    def record(self, function, pool=None, generator=None):
         seen.extend((group["lr"], group["capturable"]) for group in optimizer.param_groups)
         return function
 
@@ -107,7 +107,7 @@ def test_what_changes_has_its_effect():
 
 
 def test_where_no_graph_can_be_recorded_training_goes_on_without(monkeypatch):
-    def refuse(self, function, pool=None):
+    def refuse(self, function, pool=None, generator=None):
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(Recorder, "capture", refuse)

@@ -28,11 +28,14 @@ BELOW = {
 BELOW["zoo"] = {"algorithm", "envs", *BELOW["algorithm"]}
 BELOW["commands"] = {"zoo", *BELOW["zoo"]}
 AT_THE_TOP = {
+    "checkpoints": "algorithm",
     "ezv2": "algorithm",
     "replay_algorithm": "algorithm",
     "configured_algorithm": "algorithm",
     "argument_groups": "algorithm",
     "policies": "algorithm",
+    "policy_files": "algorithm",
+    "model_files": "algorithm",
     "callbacks": "algorithm",
     "compatibility": "algorithm",
     "command_line": "commands",

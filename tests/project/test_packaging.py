@@ -1,43 +1,43 @@
-"""The package as its users get it: a wheel, installed into a new environment, with its commands and its files."""
+"""The package as its users get it: a wheel, installed into a new environment, and what a package index shows."""
 
-import os
+import re
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers.environments import ROOT, build, call, copy_sources
+
 COMMANDS = ("train", "enjoy", "record-video", "plot", "push-to-hub", "load-from-hub")
 PIP = ["-m", "pip", "--disable-pip-version-check", "--quiet"]
 SETTINGS = ["learning_starts:40", "n_simulations:4", "batch_size:8"]
-
-
-def call(*command: str | Path, cwd: Path) -> str:
-    """What a command says; it must succeed, and sees nothing of the source tree."""
-    variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-    done = subprocess.run(
-        list(map(str, command)), cwd=cwd, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        timeout=600,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+REPOSITORY = "https://example.org/us/sb3_ezv2"
+LINK = re.compile(r"(!?)\[[^]]*\]\(([^)\s]+)\)")
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    """A wheel of a copy of the sources, so that nothing is left in the tree."""
-    folder = tmp_path_factory.mktemp("wheel")
-    copy = folder / "source"
-    copy.mkdir()
-    for name in ("sb3_ezv2", "hyperparams", "setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
-        call("cp", "-r", ROOT / name, copy / name, cwd=folder)
-    options = ["--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", folder]
-    call(sys.executable, *PIP, "wheel", *options, copy, cwd=folder)
-    (built,) = folder.glob("*.whl")
-    return built
+def sources(tmp_path_factory) -> Path:
+    return copy_sources(tmp_path_factory.mktemp("sources"))
+
+
+@pytest.fixture(scope="module")
+def wheel(sources, tmp_path_factory) -> Path:
+    """A wheel as a release builds it."""
+    return build("wheel", sources, tmp_path_factory.mktemp("wheel"), SB3_EZV2_REPOSITORY=REPOSITORY)
+
+
+@pytest.fixture(scope="module")
+def unpacked(sources, tmp_path_factory) -> Path:
+    """The contents of a source distribution that was built without knowing the repository's address."""
+    folder = tmp_path_factory.mktemp("sdist")
+    with tarfile.open(build("sdist", sources, folder)) as archive:
+        archive.extractall(folder, filter="data")
+    (contents,) = [path for path in folder.iterdir() if path.is_dir()]
+    return contents
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,11 @@ def new_environment(wheel, tmp_path_factory) -> Path:
     borrowed = [path for path in sys.path if Path(path).is_dir() and Path(path).resolve() != ROOT]
     (site / "borrowed.pth").write_text("\n".join(borrowed) + "\n")
     return folder
+
+
+def shown(metadata: str) -> str:
+    """The description of a package index, which follows the headers."""
+    return metadata.partition("\n\n")[2]
 
 
 def test_the_wheel_holds_code_types_and_hyperparameters(wheel):
@@ -78,19 +83,10 @@ def test_the_installed_command_trains(new_environment, tmp_path):
     assert (tmp_path / "logs" / "ezv2" / "CartPole-v1_1" / "CartPole-v1.zip").is_file()
 
 
-def test_an_editable_installation_finds_the_hyperparameters(tmp_path):
+def test_an_editable_installation_finds_the_hyperparameters(sources, tmp_path):
     """Built as pip builds it, without installing it anywhere."""
-    code = (
-        "import sys, setuptools.build_meta as backend\n"
-        "print(backend.build_editable(sys.argv[1]))\n"
-    )  # fmt: skip
-    copy = tmp_path / "source"
-    copy.mkdir()
-    for name in ("sb3_ezv2", "hyperparams", "setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
-        call("cp", "-r", ROOT / name, copy / name, cwd=tmp_path)
-    name = call(sys.executable, "-c", code, tmp_path, cwd=copy).splitlines()[-1]
     site = tmp_path / "site"
-    with zipfile.ZipFile(tmp_path / name) as archive:
+    with zipfile.ZipFile(build("editable", sources, tmp_path)) as archive:
         archive.extractall(site)
     check = (
         "import site, sys; site.addsitedir(sys.argv[1])\n"
@@ -100,4 +96,50 @@ def test_an_editable_installation_finds_the_hyperparameters(tmp_path):
     # In front: this environment may hold an editable installation too, whose import hook has the same name.
     check = f"import sys; sys.path[:] = [sys.argv[1], *{borrowed!r}]\n" + check
     found = call(sys.executable, "-S", "-c", check, site, cwd=tmp_path).splitlines()[-1]
-    assert Path(found) == copy / "hyperparams" / "ezv2.yml"
+    assert Path(found) == sources / "hyperparams" / "ezv2.yml"
+
+
+def test_the_source_distribution_holds_what_belongs_to_the_project(unpacked):
+    """Everything that git would keep, but what serves the repository itself."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("no repository to compare with")
+    expected = {name for name in listed.stdout.splitlines() if not name.startswith(".") and (ROOT / name).exists()}
+    contents = {str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
+    assert expected - contents == set()
+    made = {"PKG-INFO", "setup.cfg"}
+    assert {name for name in contents - expected - made if ".egg-info" not in name} == set()
+
+
+def test_a_wheel_of_the_source_distribution_is_the_same(unpacked, wheel, tmp_path):
+    again = build("wheel", unpacked, tmp_path)
+    assert set(zipfile.ZipFile(again).namelist()) == set(zipfile.ZipFile(wheel).namelist())
+
+
+def test_links_of_a_release_lead_to_the_repository(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith("METADATA")]
+        metadata = archive.read(name).decode()
+    assert f"Project-URL: Source, {REPOSITORY}" in metadata
+    links = LINK.findall(shown(metadata))
+    assert all(re.match(r"https?://|#", target) for _, target in links), links
+    version = (ROOT / "sb3_ezv2" / "version.txt").read_text().strip()
+    ours = {target.removeprefix(REPOSITORY): picture for picture, target in links if target.startswith(REPOSITORY)}
+    in_readme = {
+        target: picture
+        for picture, target in LINK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+        if not re.match(r"[a-z]+:|#", target)
+    }
+    expected = {f"/{'raw' if picture else 'blob'}/v{version}/{path}": picture for path, picture in in_readme.items()}
+    assert ours == expected and {"!", ""} == set(ours.values())
+    assert [path for path in in_readme if not (ROOT / path).is_file()] == []
+
+
+def test_without_a_repository_no_link_leads_nowhere(unpacked):
+    metadata = (unpacked / "PKG-INFO").read_text(encoding="utf-8")
+    assert "Project-URL: Source" not in metadata
+    text = shown(metadata)
+    assert all(re.match(r"https?://|#", target) for _, target in LINK.findall(text))
+    named = re.findall(r"`([\w/.-]+)` in the source distribution", text)
+    assert named and all((unpacked / path).is_file() for path in named)

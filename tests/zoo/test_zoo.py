@@ -115,6 +115,9 @@ def test_resume_goes_on_where_the_run_stopped(trained):
     )  # fmt: skip
     assert f"Going on from step {N_STEPS} to step {N_STEPS + 30}" in output
     folder = trained.cwd / "resumed" / "ezv2" / f"{trained.name}_1"
+    parent = yaml.safe_load((trained.folder / "run.yml").read_text())
+    record = yaml.safe_load((folder / "run.yml").read_text())
+    assert (record["parent"], record["first_step"]) == (parent["id"], N_STEPS)
     after = load(folder / f"{trained.name}.zip")
     assert after.num_timesteps == after._total_timesteps == N_STEPS + 30
     assert after._n_updates == before._n_updates + 30 * max(1, after.gradient_steps)  # -1 is one for each step
@@ -145,7 +148,7 @@ def test_tune_three_trials(trained):
 
 
 def test_an_interrupted_run_is_saved_and_finished_later(tmp_path):
-    arguments = ["--env", "CartPole-v1", "--seed", "0", "--eval-freq", "-1", "--save-replay-buffer"]
+    arguments = ["--env", "CartPole-v1", "--seed", "0", "--eval-freq", "-1"]
     settings = ["-params", *TINY, "n_timesteps:100000", "learning_rate:'lin_1e-3'"]
     process = start("train", *arguments, *settings, cwd=tmp_path)
     monitor_file = tmp_path / "logs" / "ezv2" / "CartPole-v1_1" / "0.monitor.csv"
@@ -155,7 +158,7 @@ def test_an_interrupted_run_is_saved_and_finished_later(tmp_path):
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
+    assert process.returncode == 130, output
     stopped = tmp_path / "logs" / "ezv2" / "CartPole-v1_1" / "CartPole-v1.zip"
     before = load(stopped)
     assert 0 < before.num_timesteps < 100_000
@@ -178,12 +181,23 @@ def test_a_model_travels_through_the_hub_without_a_connection(trained):
     assert "nothing is sent" in output
     repository = trained.cwd / "hub" / f"ezv2-{trained.name}"
     assert {"README.md", "config.yml", "args.yml", f"ezv2-{trained.name}.zip", "results.json"} <= files(repository)
+    card = (repository / "README.md").read_text()
+    assert f"python -m sb3_ezv2.load_from_hub --algo ezv2 --env {trained.env} -orga us" in card
+    assert "rl_zoo3." not in card and "sb3_ezv2[zoo]" in card
     run("load_from_hub", "--env", trained.env, "-orga", "us", "--local", "hub", "-f", "fetched", cwd=trained.cwd)
     fetched = trained.cwd / "fetched" / "ezv2" / f"{trained.name}_1"
     assert load(fetched / f"{trained.name}.zip").num_timesteps == N_STEPS
     assert "Mean reward" in run(
         "enjoy", "--env", trained.env, "--no-render", "-f", "fetched", "-n", "210", cwd=trained.cwd
     )
+
+
+def test_an_explicit_frequency_of_evaluations_is_kept(tmp_path):
+    train("CartPole-v1", 60, "--eval-freq", "25", cwd=tmp_path)
+    run_folder = tmp_path / "logs" / "ezv2" / "CartPole-v1_1"
+    with np.load(run_folder / "evaluations.npz") as stored:
+        assert stored["timesteps"].tolist() == [25, 50]
+    assert yaml.safe_load((run_folder / "run.yml").read_text())["parent"] is None
 
 
 def test_the_users_own_file_comes_first(tmp_path):

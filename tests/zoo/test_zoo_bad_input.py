@@ -191,7 +191,7 @@ def test_resuming_from_a_changed_byte(capsys, model_file):
 
 
 def test_resuming_from_nothing(capsys):
-    assert "valid path" in refused(capsys, "train", "--env", "CartPole-v1", "-i", "no.zip", *SHORT)
+    assert "no.zip' is no file" in refused(capsys, "train", "--env", "CartPole-v1", "-i", "no.zip", *SHORT)
 
 
 def test_resuming_from_another_environment(capsys, model_file, tmp_path):
@@ -231,18 +231,25 @@ def test_fetching_from_a_folder_that_does_not_exist(capsys):
 # -- what must keep its traceback --------------------------------------------------------------------------------------
 
 
-def test_errors_while_learning_keep_their_traceback(monkeypatch):
+def test_errors_while_learning_keep_their_traceback_and_the_run_is_saved(monkeypatch, capsys, tmp_path):
     def fail(self, gradient_steps):
         raise ValueError("a mistake in the algorithm")
 
     monkeypatch.setattr(EfficientZeroV2, "train", fail)
-    with pytest.raises(RuntimeError, match="training stopped at step 41: a mistake in the algorithm"):
+    with pytest.raises(SystemExit) as left:
         command_line.run("train", ["--env", "CartPole-v1", *SHORT, "-params", *TINY])
+    assert left.value.code == 1
+    said = capsys.readouterr().err.strip()
+    assert "Traceback" in said and "ValueError: a mistake in the algorithm" in said
+    last = said.splitlines()[-1]
+    assert last.startswith("ValueError ended the run at step 41; it was saved to ")
+    assert "-i logs/ezv2/CartPole-v1_1/CartPole-v1.zip" in last
+    assert {"CartPole-v1.zip", "replay_buffer.pkl"} <= files(tmp_path / "logs" / "ezv2" / "CartPole-v1_1")
 
 
 def test_tracebacks_can_be_asked_for(monkeypatch):
     monkeypatch.setenv(command_line.DEBUG_VARIABLE, "1")
-    with pytest.raises(ValueError, match="not found in gym registry"):
+    with pytest.raises(ValueError, match="is not registered"):
         command_line.run("train", ["--env", "CartPol-v1"])
 
 

@@ -1,6 +1,9 @@
 """The search space, pruning, and several processes on one study."""
 
 import contextlib
+import json
+import math
+import os
 import signal
 import subprocess
 import time
@@ -12,8 +15,10 @@ from optuna.trial import TrialState
 
 import sb3_ezv2.zoo
 from sb3_ezv2 import EfficientZeroV2
+from sb3_ezv2.common import processes
 from sb3_ezv2.zoo import tuning
-from sb3_ezv2.zoo.search_space import NETWORKS, convert_ezv2_params, sample_ezv2_params
+from sb3_ezv2.zoo.search_space import COUNTED, NETWORKS, POWERS_OF_TWO, convert_ezv2_params, sample_ezv2_params
+from sb3_ezv2.zoo.settings import ZOO_NAMES, hyperparameter_file, read_entries
 from tests.helpers.zoo import run, start
 
 TRIAL = ["-n", "60", "-optimize", "--eval-episodes", "1", "--n-eval-envs", "1", "--no-optim-plots", "--verbose", "0"]
@@ -45,10 +50,42 @@ def test_the_space_covers_what_matters():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("ratio, train_freq, gradient_steps", [(0.25, 4, 1), (0.5, 2, 1), (1.0, 1, 1), (2.0, 1, 2)])
-def test_replay_ratio(ratio, train_freq, gradient_steps):
+def test_the_space_contains_the_shipped_settings():
+    study = optuna.create_study()
+    trial = study.ask()
+    sample_ezv2_params(trial, 1, 1, {})
+    space = trial.distributions
+    for env, entry in read_entries(hyperparameter_file()).items():
+        for name, value in entry.items():
+            stored = {argument: number for number, argument in COUNTED.items()}.get(name, name)
+            if isinstance(value, str) and name == "learning_rate":
+                value = float(value.rpartition("_")[2])
+            if name in POWERS_OF_TWO:
+                stored, value = f"{name}_pow", math.log2(value)
+            elif name == "gamma":
+                stored, value = "one_minus_gamma", 1 - value
+            elif name == "gradient_steps":
+                stored, value = "updates_per_step", value / entry.get("train_freq", 1)
+            if name not in NOT_TUNED:
+                assert space[stored]._contains(space[stored].to_internal_repr(value)), (env, name, value)
+
+
+NOT_TUNED = ZOO_NAMES | {
+    "learning_starts", "random_repeat", "train_freq", "policy_kwargs", "n_considered", "consistency_coef",
+}  # fmt: skip
+
+
+def test_trials_of_release_0_1_are_understood():
     _, stored = suggest(0, 0)
-    converted = convert_ezv2_params({**stored, "replay_ratio": ratio, "network": "small"})
+    old = {name: value for name, value in stored.items() if name not in (*COUNTED, "updates_per_step")}
+    converted = convert_ezv2_params({**old, "td_phase": 0.5, "td_fresh": 0.25, "replay_ratio": 2.0})
+    assert (converted["td_phase"], converted["td_fresh"], converted["gradient_steps"]) == (0.5, 0.25, 2)
+
+
+@pytest.mark.parametrize("ratio, train_freq, gradient_steps", [(0.25, 4, 1), (0.5, 2, 1), (1.0, 1, 1), (8.0, 1, 8)])
+def test_updates_per_step(ratio, train_freq, gradient_steps):
+    _, stored = suggest(0, 0)
+    converted = convert_ezv2_params({**stored, "updates_per_step": ratio, "network": "small"})
     assert (converted["train_freq"], converted["gradient_steps"]) == (train_freq, gradient_steps)
     converted["policy_kwargs"]["latent_dim"] = 0
     assert NETWORKS["small"]["latent_dim"] == 64  # callers get a copy
@@ -135,3 +172,84 @@ def test_only_dead_workers_of_this_machine_are_rescued(tmp_path):
     assert states == [TrialState.RUNNING, TrialState.FAIL, TrialState.RUNNING, TrialState.RUNNING, TrialState.WAITING]
     again = study.ask()
     assert again.suggest_float("x", 0, 1) == dead.params["x"]
+
+
+# -- damaged journals --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def journal(tmp_path):
+    """A study with three trials, in a journal."""
+    path = tmp_path / "study.log"
+    study = optuna.create_study(study_name="study", storage=tuning.open_storage(str(path)))
+    for value in range(3):
+        study.tell(study.ask(), float(value))
+    return path
+
+
+def test_a_half_written_line_at_the_end_is_removed(journal, capsys):
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + b'{"op_code":4,"worker')
+    study = open_study(journal)
+    assert "cut short" in capsys.readouterr().out
+    assert journal.read_bytes() == whole
+    study.tell(study.ask(), 3.0)
+    assert [trial.value for trial in open_study(journal).trials] == [0.0, 1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize("half", [b'{"op_code":4,"worker', b'{"op_code":6,"value":1'])
+def test_a_damaged_line_names_the_file_and_a_remedy_that_works(journal, half):
+    lines = journal.read_bytes().splitlines(keepends=True)
+    lines[-1] = half + lines[-1]  # the next worker wrote behind what a killed one left
+    journal.write_bytes(b"".join(lines))
+    with pytest.raises(
+        ValueError, match=rf"study.log is damaged in line {len(lines)}, .* remove the first {len(half)} "
+    ):
+        tuning.open_storage(str(journal))
+    lines[-1] = lines[-1][len(half) :]
+    journal.write_bytes(b"".join(lines))
+    assert [trial.value for trial in open_study(journal).trials] == [0.0, 1.0, 2.0]
+
+
+def test_a_line_of_something_else(journal):
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines[:2], b"\x00\xff\n", *lines[2:]]))
+    with pytest.raises(ValueError, match="damaged in line 3, .*head -n 2"):
+        tuning.open_storage(str(journal))
+    journal.write_bytes(b"".join(lines[:2]))
+    tuning.open_storage(str(journal))
+    journal.write_bytes(json.dumps([1]).encode() + b"\n")
+    with pytest.raises(ValueError, match="damaged in line 1"):
+        tuning.open_storage(str(journal))
+
+
+def test_a_database_that_cannot_be_opened():
+    with pytest.raises(ValueError, match="--storage nonsense cannot be opened"):
+        tuning.open_storage("nonsense")
+
+
+# -- Windows -----------------------------------------------------------------------------------------------------------
+
+
+def test_processes_are_looked_up_without_a_signal_on_windows(monkeypatch):
+    """There, ``os.kill`` sends Ctrl-C or ends the process."""
+    asked = []
+
+    class Kernel:
+        OpenProcess = staticmethod(lambda rights, inherit, process: asked.append(process) or process)
+        WaitForSingleObject = staticmethod(lambda handle, timeout: 0x102 if handle == 7 else 0)
+        CloseHandle = staticmethod(lambda handle: 1)
+        GetLastError = staticmethod(lambda: 0)
+
+    def kill(process: int, number: int) -> None:
+        raise AssertionError("a signal was sent")
+
+    monkeypatch.setattr(processes.ctypes, "windll", type("Dlls", (), {"kernel32": Kernel}), raising=False)
+    monkeypatch.setattr(processes, "os", type("Windows", (), {"name": "nt", "kill": staticmethod(kill)}))
+    assert processes.is_alive(7) and not processes.is_alive(8)
+    assert asked == [7, 8]
+
+
+def test_processes_are_looked_up_here():
+    assert processes.is_alive(os.getpid())
+    assert not processes.is_alive(2**22 + 1)  # above the largest process number of Linux

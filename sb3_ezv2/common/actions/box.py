@@ -99,10 +99,11 @@ class BoxActions(ActionKind):
         """``sum_i w_i log p(a_i)`` over the actions of the target."""
         return (weights * self.log_prob(outputs, actions)).sum(-1)
 
-    def entropy(self, outputs: th.Tensor) -> th.Tensor:
-        """``-log p`` of one reparametrised sample, from torch's own generator."""
+    def entropy(self, outputs: th.Tensor, generator: th.Generator | None = None) -> th.Tensor:
+        """``-log p`` of one reparametrised sample."""
         mean, std = self.gaussian(outputs)
-        return -_squashed_log_density(mean + std * th.randn_like(mean), mean, std).sum(-1)
+        noise = th.randn(mean.shape, dtype=mean.dtype, device=mean.device, generator=generator)
+        return -_squashed_log_density(mean + std * noise, mean, std).sum(-1)
 
     def candidates(self, outputs: th.Tensor, noise: th.Tensor, explore: bool) -> Candidates:
         """Sampled actions with a uniform prior.

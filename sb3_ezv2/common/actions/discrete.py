@@ -56,8 +56,8 @@ class DiscreteActions(ActionKind):
         """``sum_a w(a) log softmax(outputs)(a)``; ``actions`` is not used."""
         return (weights * F.log_softmax(outputs, dim=-1)).sum(-1)
 
-    def entropy(self, outputs: th.Tensor) -> th.Tensor:
-        """Exact entropy of the categorical policy."""
+    def entropy(self, outputs: th.Tensor, generator: th.Generator | None = None) -> th.Tensor:
+        """Exact entropy of the categorical policy; ``generator`` is not used."""
         log_probabilities = F.log_softmax(outputs, dim=-1)
         return -(log_probabilities.exp() * log_probabilities).sum(-1)
 

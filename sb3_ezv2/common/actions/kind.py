@@ -128,8 +128,12 @@ class ActionKind(ABC):
         """
 
     @abstractmethod
-    def entropy(self, outputs: th.Tensor) -> th.Tensor:
-        """Entropy of the policy ``[...]`` for ``outputs [..., output_dim]``, or an estimate of it."""
+    def entropy(self, outputs: th.Tensor, generator: th.Generator | None = None) -> th.Tensor:
+        """Entropy of the policy ``[...]``, or an estimate of it.
+
+        :param outputs: of the policy network ``[..., output_dim]``
+        :param generator: of a sample, on their device; ``None`` for torch's global one
+        """
 
     @abstractmethod
     def candidates(self, outputs: th.Tensor, noise: th.Tensor, explore: bool) -> Candidates:
