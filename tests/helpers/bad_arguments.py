@@ -62,7 +62,7 @@ LEGAL: dict[str, Legal] = {
     "policy": only(),
     "env": only(),
     "learning_rate": real(0.0, 1e3),
-    "buffer_size": whole(9),
+    "buffer_size": whole(17),
     "learning_starts": whole(0),
     "batch_size": whole(1, 10**6 - 1),
     "tau": real(0.0, 1.0),
