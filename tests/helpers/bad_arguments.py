@@ -64,7 +64,7 @@ LEGAL: dict[str, Legal] = {
     "learning_rate": real(0.0, 1e3),
     "buffer_size": whole(17),
     "learning_starts": whole(0),
-    "batch_size": whole(1, 10**6 - 1),
+    "batch_size": whole(1, (10**6 - 1) // 2),
     "tau": real(0.0, 1.0),
     "gamma": real(0.0, 1.0),
     "train_freq": whole(1),
