@@ -58,7 +58,7 @@ def checkpoint_of(model: Path | None) -> Path | None:
 def find_origin(path: str, env_id: str) -> Origin:
     """What ``-i`` means.
 
-    A run's folder, or its model: the newest checkpoint, unless the model has seen more steps; without both, its journal.
+    A run's folder, or its model: the newest checkpoint, or the model if it has seen more steps; else the journal.
     A checkpoint, a folder of them, or another model: that one.
 
     :param path: folder, or zip file of a model
@@ -153,7 +153,7 @@ def load_newest(checkpoint: Path, env: VecEnv, **kwargs: Any) -> EfficientZeroV2
 
 
 def add_journal(model: EfficientZeroV2, journal: Path, from_checkpoint: bool) -> int:
-    """Add what a journal has from after a checkpoint, or all of it, to the replay buffer; the updates for it come first.
+    """Add what a journal has from after a checkpoint, or all of it, to the replay buffer.
 
     Where there is something, the environments start anew.
 

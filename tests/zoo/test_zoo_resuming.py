@@ -64,11 +64,10 @@ def test_a_resumed_run_is_the_run_that_nothing_stopped(what, whole, capsys):
 def test_from_a_checkpoint_of_save_freq(whole):
     """The callback's error at step 60 is lost with everything after step 50."""
     assert ended(fail, "--save-freq", "25") == 1
-    last, _ = reversed(checkpoints_in(RUN / CHECKPOINTS)), shutil.rmtree(RUN / CHECKPOINTS / "none", ignore_errors=True)
     names = [path.name for path in checkpoints_in(RUN / CHECKPOINTS)]
     assert names == ["checkpoint_000002_50_steps", "checkpoint_000003_60_steps"]
     assert {"rl_model_25_steps.zip", "rl_model_50_steps.zip"} <= {path.name for path in RUN.iterdir()}
-    shutil.rmtree(next(last))
+    shutil.rmtree(checkpoints_in(RUN / CHECKPOINTS)[-1])
     (RUN / JOURNAL).unlink()
     (RUN / "CartPole-v1.zip").unlink()
     Ends.does = staticmethod(lambda: None)
@@ -83,12 +82,12 @@ def test_the_journal_has_what_came_after_the_checkpoint(capsys):
     resume(RUN, "--save-replay-buffer")
     said = capsys.readouterr().out
     assert f"10 transitions come from {RUN / JOURNAL}; the environments start anew" in said
-    assert "10 updates for them come first" in said or "updates for them come first" in said
+    assert "updates for them come first" in said
     assert "Going on from step 60 to step 100" in said
     model = model_of(RESUMED)
     model.load_replay_buffer(RESUMED / "replay_buffer.pkl")
     assert model.num_timesteps == len(model.replay_buffer) == 100
-    assert model._n_updates == 60  # one for each step after the first 40
+    assert model._n_updates == 4 * 60  # for the steps after the first 40
 
 
 def test_a_run_that_left_nothing_but_its_journal(capsys):
@@ -101,7 +100,8 @@ def test_a_run_that_left_nothing_but_its_journal(capsys):
     assert f"60 transitions come from {RUN / JOURNAL}" in said and "Going on from step 60 to step 100" in said
     model = model_of(RESUMED)
     model.load_replay_buffer(RESUMED / "replay_buffer.pkl")
-    assert len(model.replay_buffer) == model.num_timesteps == 100 and model._n_updates == 60
+    assert len(model.replay_buffer) == model.num_timesteps == 100
+    assert model._n_updates == 4 * 60
     assert find_origin(str(RESUMED), "CartPole-v1").run == RESUMED
 
 
