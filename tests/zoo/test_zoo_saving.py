@@ -187,7 +187,10 @@ def test_a_full_disk_leads_to_another_place(monkeypatch, capsys, tmp_path):
     assert ended(fill) == 1
     said = capsys.readouterr().err
     (place,) = (other / saving.OTHER_PLACE).iterdir()
-    assert f"Cannot save in {RUN}: [Errno {errno.ENOSPC}]" in said and f"{RUN}/{CHECKPOINTS}/checkpoint_000001_60_steps/model.zip" in said
+    assert (
+        f"Cannot save in {RUN}: [Errno {errno.ENOSPC}]" in said
+        and f"{RUN}/{CHECKPOINTS}/checkpoint_000001_60_steps/model.zip" in said
+    )
     assert said.strip().splitlines()[-1].startswith(f"OSError ended the run at step 60; it was saved to {place}")
     assert_saved(place, 60)
     assert {"CartPole-v1/config.yml", "CartPole-v1/args.yml"} <= files(place)
