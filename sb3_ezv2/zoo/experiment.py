@@ -43,6 +43,7 @@ from sb3_ezv2.zoo.resuming import (
 from sb3_ezv2.zoo.runs import create_folder, write_record
 from sb3_ezv2.zoo.saving import save_run, speak_without_a_terminal
 from sb3_ezv2.zoo.settings import check_evaluated, check_names, check_values, choose_file, for_evaluation, read_schedule
+from sb3_ezv2.zoo.settings_files import EVALUATED, read_run
 from sb3_ezv2.zoo.stopping import StopAfterStep, Stopper, is_interrupt, workers_without_ctrl_c
 from sb3_ezv2.zoo.tuning import claim, open_storage, rescue_trials
 
@@ -50,8 +51,6 @@ create_study = optuna.create_study
 
 EVAL_FREQ = 25_000
 """Steps between evaluations at most, as in the zoo, unless the user says otherwise."""
-EVALUATED = ("policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs", "monitor_kwargs", "normalize")
-"""Entries of a hyperparameter file that the zoo runs as Python where they are text."""
 FOR_ENVS = ("env_kwargs", "env_wrapper", "vec_env_wrapper", "monitor_kwargs")
 """Entries that environments are made with."""
 N_EVALUATIONS = 5
@@ -91,7 +90,7 @@ class Experiment(ExperimentManager):
         """Take the environment's arguments from the run that this one goes on with, unless others are given."""
         if origin.model is not None:
             check_model_file(origin.model)
-        self.before, args = origin.settings(str(self.env_name))
+        self.before, args = read_run(origin.run / str(self.env_name))
         if not self.env_kwargs and args.get("env_kwargs"):
             self.env_kwargs = self.args.env_kwargs = dict(args["env_kwargs"])
             self.eval_env_kwargs = self.eval_env_kwargs or self.env_kwargs

@@ -13,7 +13,6 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ezv2.checkpoints import MANIFEST, MODEL, checkpoints_in, read_manifest
 from sb3_ezv2.common.array_files import DamagedFileError
 from sb3_ezv2.ezv2 import EfficientZeroV2
-from sb3_ezv2.zoo.settings_files import read_settings
 
 CHECKPOINTS = "checkpoints"
 """Name of the folder of checkpoints in a run's folder."""
@@ -39,15 +38,6 @@ class Origin(NamedTuple):
         """The run's journal, ``None`` if there is none."""
         path = self.run / JOURNAL
         return path if path.is_file() else None
-
-    def settings(self, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Hyperparameters and options that the run had, empty where it left none.
-
-        :param name: of the environment, as files have it
-        :raises ValueError: if a file of them is damaged
-        """
-        hyperparams, args = (self.run / name / file for file in ("config.yml", "args.yml"))
-        return tuple(read_settings(path) if path.is_file() else {} for path in (hyperparams, args))  # type: ignore[return-value]
 
 
 def checkpoint_of(model: Path | None) -> Path | None:
