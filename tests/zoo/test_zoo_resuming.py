@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch as th
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_ezv2 import EfficientZeroV2, command_line
 from sb3_ezv2.checkpoints import checkpoints_in
+from sb3_ezv2.zoo.progress import ReturnProgressBar
 from sb3_ezv2.zoo.resuming import CHECKPOINTS, JOURNAL, Origin, find_origin, missed_updates
 from tests.helpers.tiny import tiny_model
 from tests.helpers.zoo import TINY
@@ -190,3 +192,64 @@ def test_updates_that_a_killed_run_did_not_make(arguments, n_updates):
     model = tiny_model("CartPole-v1", learning_starts=40, **arguments)
     assert missed_updates(model, 10, 100) == n_updates
     assert missed_updates(model, 0, 40) == 0
+
+
+def test_going_on_with_a_policy_that_was_handed_on(capsys):
+    """From the hub come no optimiser, no steps and no replay buffer."""
+    RUN.mkdir(parents=True)
+    tiny_model("CartPole-v1").save_policy(RUN / "CartPole-v1.zip")
+    resume(RUN, "-n", "50", "-params", *TINY)
+    said = capsys.readouterr().out
+    assert "the replay buffer starts empty" in said and "Going on from step 0 to step 50" in said
+    assert model_of(RESUMED)._n_updates > 0
+
+
+def test_the_best_model_is_the_one_that_was_asked_for(capsys):
+    """It learns from all that the run has stored, and counts on from its own steps."""
+    assert ended(fail) == 1
+    model = model_of(RUN)
+    model.num_timesteps = 30
+    model.save(RUN / "best_model")
+    resume(RUN / "best_model.zip", "-n", "10")
+    said = capsys.readouterr().out
+    assert "60 transitions come from" in said and "Going on from step 30 to step 40" in said
+
+
+def test_other_algorithms_are_saved_as_the_zoo_does(capsys):
+    Ends.does = staticmethod(fail)
+    settings = ["n_timesteps:100", f"callback:'{Ends.__module__}.Ends'", "learning_starts:1000"]
+    with pytest.raises(SystemExit):
+        command_line.run("train", [*ARGUMENTS, "--algo", "dqn", "-params", *settings])
+    run = Path("logs/dqn/CartPole-v1_1")
+    assert capsys.readouterr().err.strip().endswith(f"-i {run}/CartPole-v1.zip")
+    assert {"CartPole-v1.zip", "replay_buffer.pkl"} <= {path.name for path in run.iterdir()}
+    assert not (run / CHECKPOINTS).exists()
+
+
+def test_the_environments_are_closed_after_they_are_saved(monkeypatch):
+    closed = []
+    close = DummyVecEnv.close
+
+    def noted(self):
+        closed.append(sorted(path.name for path in RUN.glob("*.zip")))
+        close(self)
+
+    monkeypatch.setattr(DummyVecEnv, "close", noted)
+    assert ended(fail) == 1
+    assert closed == [["CartPole-v1.zip"]]
+
+
+@pytest.mark.filterwarnings("ignore:rich is experimental")
+def test_the_progress_bar_leaves_the_terminal_as_it_was_after_an_error(monkeypatch, capsys):
+    bars = []
+    clean = ReturnProgressBar.clean
+
+    def noted(self):
+        clean(self)
+        bars.append(self.pbar)
+
+    monkeypatch.setattr(ReturnProgressBar, "clean", noted)
+    assert ended(fail, "-P") == 1
+    (bar,) = bars
+    assert bar._prog.finished or not bar._prog.live.is_started
+    assert "ZeroDivisionError ended the run at step 60" in capsys.readouterr().err
