@@ -9,12 +9,11 @@ import gymnasium as gym
 from gymnasium.utils import EzPickle
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecNormalize, unwrap_vec_normalize
 
-KEPT = {
-    *("results_writer", "t_start", "class_attributes", "spec", "_cached_spec"),
-    *("_ezv2_calls", "reset", "step_wait"),
-}
-"""Attributes that stay those of the environments at hand: open files, the clock, what names the environment, and what
-:class:`~sb3_ezv2.common.vec_envs.CallCounter` put around its methods."""
+from sb3_ezv2.common.vec_envs import ATTRIBUTES
+
+KEPT = {"results_writer", "t_start", "class_attributes", "spec", "_cached_spec", *ATTRIBUTES}
+"""Attributes that stay those of the environments at hand: open files, the clock, what names the environment, and the
+count of its calls."""
 
 
 class NoEnvironmentState(Exception):
