@@ -9,6 +9,7 @@ from sb3_ezv2.common.actions import ActionKind
 from sb3_ezv2.common.normalization import UNCHANGED, Normalizer
 from sb3_ezv2.common.tensors import on_device, to_tensors
 from sb3_ezv2.common.type_aliases import PolicyTargets, TrainingTargets, TrajectoryBatch
+from sb3_ezv2.learning.search_statistics import search_statistics
 from sb3_ezv2.learning.targets import MultiStepReturns, loss_masks, n_step_returns, uses_td, value_prefixes
 from sb3_ezv2.networks.model import EfficientZeroModel, ImageModel
 from sb3_ezv2.planning.planner import Planner
@@ -87,6 +88,9 @@ class Reanalyzer:
         self.cache = TargetCache(action_kind)
         self.use_cache = use_cache
         self.searched_fraction = 0.0  # of the last batch
+        self.search_value_fraction = 0.0  # of its value targets, those that are values of a search
+        self.wants_statistics = False  # of the next search
+        self.statistics: dict[str, th.Tensor] = {}  # of the last search that was wanted, until they are taken
 
     def prioritise_new(
         self, model: EfficientZeroModel, buffer: TrajectoryReplayBuffer, normalizer: Normalizer = UNCHANGED
@@ -127,6 +131,7 @@ class Reanalyzer:
         td_steps = batch.rewards.shape[1] - unroll
         returns = n_step_returns(batch.rewards, batch.n_ahead, batch.terminated, self.planner.discount, td_steps)
         td = uses_td(batch.ages, batch.n_ahead, *rule)
+        self.search_value_fraction = 1.0 - np.count_nonzero(td) / td.size
         values = np.where(td, td_values(batch, returns, td, buffer, model, normalizer), search_values)
         rewards = go_on_past_the_end(batch, values, buffer, model, normalizer)
         return TrainingTargets(
@@ -135,6 +140,11 @@ class Reanalyzer:
             policies=policies,
             masks=masks,
         )
+
+    def take_statistics(self) -> dict[str, th.Tensor]:
+        """Statistics of the search that was wanted, once; empty before it was made."""
+        taken, self.statistics = self.statistics, {}
+        return taken
 
     def _search_targets(
         self,
@@ -187,6 +197,8 @@ class Reanalyzer:
             noise = self.planner.draw_noise(model, len(chunk), rng)
             plan = self.planner.plan(model, observations, noise, explore=True)
             found = model.action_kind.policy_targets(plan)
+            if self.wants_statistics:
+                self.statistics, self.wants_statistics = search_statistics(model, observations, plan), False
             values.append(plan.improved_values)
             actions.append(found.actions)
             weights.append(found.weights)
