@@ -66,7 +66,7 @@ class Diagnostics:
         """
         n_with = np.count_nonzero(rewards)
         logger.record("values/rewarded_fraction", n_with / max(len(rewards), 1))
-        any_terminal = 0 < n_with and bool((buffer.kinds == TERMINATED).any())
+        any_terminal = bool(n_with > 0 and (buffer.kinds == TERMINATED).any())
         self.symptoms.see_rewards(rewards, any_terminal, learning_starts)
 
     def inspect(

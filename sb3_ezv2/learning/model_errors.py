@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch as th
+import torch.nn.functional as F
 
 from sb3_ezv2.common.normalization import UNCHANGED, Normalizer
 from sb3_ezv2.common.tensors import on_device, to_tensors
@@ -92,7 +93,7 @@ def compare(
     device = model.reward_scale.device
     observations = to_tensors(batch.observations, device)
     real = model.initial_inference({key: part.flatten(0, 1) for key, part in observations.items()})
-    latents = real.latents.unflatten(0, (n, unroll + 1)).flatten(2)
+    latents = real.latents.unflatten(0, (n, unroll + 1))
     values = real.values.unflatten(0, (n, unroll + 1))
     imagined = model.initial_inference({key: part[:, 0] for key, part in observations.items()})
     actions, rewards = on_device(batch.actions, device), on_device(batch.rewards, device)
@@ -107,7 +108,10 @@ def compare(
         for name in [name for name, last in (("1", 1), ("all", unroll)) if k == last]:
             errors[f"reward_error_{name}"] = relative_error(imagined.rewards, rewards[:, k - 1], rows & (n_ahead >= k))
             errors[f"value_error_{name}"] = relative_error(imagined.values, values[:, k], goes_on)
-            errors[f"latent_error_{name}"] = relative_error(imagined.latents.flatten(1), latents[:, k], goes_on)
+            # As directions of projections, which the consistency loss holds against each other. Latent states
+            # themselves may differ in length, and the heads do not mind.
+            ours, theirs = (F.normalize(model.projection(part), dim=1) for part in (imagined.latents, latents[:, k]))
+            errors[f"latent_error_{name}"] = relative_error(ours, theirs, goes_on)
     errors["value_behind_end"] = th.stack(behind_values).nanmean()
     errors["reward_behind_end"] = th.stack(behind_rewards).nanmean()
     mean, target = values[:n_fresh, 0].mean(), on_device(targets, device)[:n_fresh].mean()
