@@ -13,7 +13,7 @@ from sb3_ezv2.common.arguments import shown, switch
 from sb3_ezv2.common.spaces import check_observation_space, named_arrays
 from sb3_ezv2.common.tensors import to_tensors, torch_threads
 from sb3_ezv2.common.type_aliases import TrainingTargets, TrajectoryBatch
-from sb3_ezv2.learning.diagnostics import INTERVAL, Diagnostics
+from sb3_ezv2.learning.diagnostics import FIRST, INTERVAL, Diagnostics
 from sb3_ezv2.learning.losses import tensor_batch
 from sb3_ezv2.learning.reanalyze import MixedValueRule, Reanalyzer
 from sb3_ezv2.learning.statistics import DataStatistics, set_rewards
@@ -293,7 +293,7 @@ class EfficientZeroV2(CheckpointedAlgorithm):
         for _ in range(gradient_steps):
             if self._n_updates % self.arguments.targets.target_update_interval == 0:
                 self._refresh_target()
-            if self._n_updates % INTERVAL == 0:
+            if self._n_updates % INTERVAL == FIRST:
                 self._inspect()
             batch = self._sample()
             targets = self._reanalyze(batch)
@@ -347,6 +347,9 @@ class EfficientZeroV2(CheckpointedAlgorithm):
         # Later the unit of the average follows that of the model as the weights do, see ModelCopies.
         set_rewards(rewards, *((model, average) if self.target_version == 0 else (model,)))
         self.policy.copies.update_target()
+        # Now nearly all states of the next batch are searched.
+        interval = max(self.arguments.targets.target_update_interval, INTERVAL)
+        self.reanalyzer.wants_statistics |= self._n_updates % interval == 0
         self.target_version += 1
 
     def _inspect(self) -> None:
@@ -360,7 +363,6 @@ class EfficientZeroV2(CheckpointedAlgorithm):
             targets.n_step(self.policy.action_kind),
             self.normalizer,
         )
-        self.reanalyzer.wants_statistics = True
 
     def _log_updates(self, names: list[str], logs: list[th.Tensor]) -> None:
         """Record the mean over updates, which the logger takes over all updates since the log was written last."""
@@ -371,7 +373,7 @@ class EfficientZeroV2(CheckpointedAlgorithm):
             for name, value in zip(names, values, strict=True):
                 self.logger.record_mean(f"train/{name}", value)
         if len(rows) > len(logs):
-            self.diagnostics.record(rows[-1], self.logger, self.num_timesteps, self._total_timesteps)
+            self.diagnostics.write(rows[-1], self.logger, self.num_timesteps, self._total_timesteps)
 
     def dump_logs(self) -> None:
         """Write the log of the episodes since the last call."""

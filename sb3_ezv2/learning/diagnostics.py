@@ -15,9 +15,9 @@ from sb3_ezv2.networks.model import EfficientZeroModel
 from sb3_ezv2.replay.buffer import TrajectoryReplayBuffer
 from sb3_ezv2.replay.slots import TERMINATED
 
-INTERVAL = 50
-"""Updates between two inspections. One costs less than the forward pass of an update of 128 samples, hence about a
-hundredth of the updates between."""
+INTERVAL, FIRST = 50, 10
+"""Updates between two inspections, and before the first one, when there is nothing to see yet. One costs less than the
+forward pass of an update of 128 samples, hence about a hundredth of the updates between."""
 
 
 class Diagnostics:
@@ -93,14 +93,14 @@ class Diagnostics:
         """Copy the logs of updates and what waits to the host, all together.
 
         :param logs: one vector per update, of equal length
-        :return: the same vectors; behind them, if anything waits, the numbers that :meth:`record` reads
+        :return: the same vectors; behind them, if anything waits, the numbers that :meth:`write` reads
         """
         rows = [*logs, th.stack([*self._waiting.values()])] if self._waiting else logs
         sizes = [len(row) for row in rows]
         together = iter(th.cat(rows).tolist())
         return [[next(together) for _ in range(size)] for size in sizes]
 
-    def record(self, numbers: list[float], logger: Logger, n_steps: int, total_steps: int) -> None:
+    def write(self, numbers: list[float], logger: Logger, n_steps: int, total_steps: int) -> None:
         """Give the logger what waited, and warn where it shows that something is wrong.
 
         :param numbers: the last of :meth:`copied_with`

@@ -26,8 +26,7 @@ def search_statistics(
     device = model.reward_scale.device
     root = model.initial_inference({key: part[:N_STATES] for key, part in observations.items()})
     improved = on_device(np.ascontiguousarray(plan.improved_policy[:N_STATES]), device)
-    candidates = on_device(np.ascontiguousarray(plan.candidates[:N_STATES]), device)
-    prior, preference = candidate_prior(model.action_kind, root.policies, candidates)
+    prior, preference = candidate_prior(model.action_kind, root.policies, plan.candidates[:N_STATES])
     departs = improved.argmax(1) != preference.argmax(1)
     return {
         "policy_entropy": entropy(prior),
@@ -37,7 +36,7 @@ def search_statistics(
     }
 
 
-def candidate_prior(kind: ActionKind, outputs: th.Tensor, candidates: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+def candidate_prior(kind: ActionKind, outputs: th.Tensor, candidates: np.ndarray) -> tuple[th.Tensor, th.Tensor]:
     """The prior over a search's candidates, and how much the policy prefers each, both ``[n, n_candidates]``.
 
     :param kind: of the actions
@@ -50,7 +49,8 @@ def candidate_prior(kind: ActionKind, outputs: th.Tensor, candidates: th.Tensor)
         return logits.softmax(dim=1), logits
     n, n_candidates = candidates.shape[:2]
     ones = outputs.new_ones(n, n_candidates, 1)
-    return ones[..., 0] / n_candidates, kind.log_likelihood(outputs.unsqueeze(1), candidates.unsqueeze(2), ones)
+    actions = on_device(np.ascontiguousarray(candidates), outputs.device).unsqueeze(2)
+    return ones[..., 0] / n_candidates, kind.log_likelihood(outputs.unsqueeze(1), actions, ones)
 
 
 def entropy(probabilities: th.Tensor) -> th.Tensor:

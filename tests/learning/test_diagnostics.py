@@ -144,7 +144,7 @@ def test_shifted_rewards_have_the_error_of_the_shift():
 
 
 def test_a_wrong_model_is_worse_after_more_steps():
-    found = inspected(ChainModel(step=1.5))
+    found = inspected(ChainModel(step=2.0))
     for name in ("latent", "value"):
         assert 0.01 < found[f"{name}_error_1"] < found[f"{name}_error_all"]
 
@@ -172,9 +172,9 @@ def test_fresh_states_and_newest_ends(n_envs, n_steps, rows):
         assert {slot % n_envs for slot in slots} == set(range(n_envs))
         if age == 10**9:
             assert ages.max() > 0.7 * (ids.max() - ids[ids >= 0].min())
-    ends = newest_ends(buffer, n=4)
+    ends = newest_ends(buffer, n=3)
     _, terminal, following = buffer.transitions_at(ends)
-    assert len(ends) == min(4, n_steps // LENGTH * n_envs) and terminal.all()
+    assert len(ends) == min(3, n_steps // LENGTH * n_envs) and terminal.all()
     newest = np.sort(ids[np.flatnonzero(kinds == kinds[following[0]])])[-len(ends) :]
     assert sorted(ids[following]) == newest.tolist()
 
@@ -200,7 +200,7 @@ def test_calibration_on_a_chain(shift):
     assert found.bias == pytest.approx(shift, abs=1e-5)
     assert found.error == pytest.approx(shift**2 / RETURNS[:-1].numpy().var(), abs=1e-5)
     assert found.mean_return == pytest.approx(RETURNS[:-1].mean().item())
-    assert calibration.largest_return == pytest.approx(RETURNS.max().item())
+    assert calibration.largest_return == pytest.approx(RETURNS[0].item())
 
 
 def test_only_known_returns_count():
@@ -303,7 +303,7 @@ def test_growing_values_are_noticed_once():
     transient = [20.0, 40.0, 40.0, 20.0, 40.0, -40.0]
     assert warned(lambda: [watch.see_values(value, 10.0) for value in transient]) == []
     (text,) = warned(lambda: [watch.see_values(value, 10.0) for value in (50.0, 60.0)])
-    assert "60" in text and "without bound" in text
+    assert "is 50, but" in text and "without bound" in text
     assert warned(lambda: [Symptoms().see_values(1e9, 0.0) for _ in range(9)]) == []  # no reward yet
 
 
@@ -350,6 +350,7 @@ def test_a_seed_gives_the_same_parameters_without_the_numbers(monkeypatch, polic
         return tiny_model(env, policy, **network).learn(60 if network else 140)
 
     monkeypatch.setattr("sb3_ezv2.ezv2.INTERVAL", 7)
+    monkeypatch.setattr("sb3_ezv2.ezv2.FIRST", 3)
     with_numbers = run()
     assert len(with_numbers.diagnostics.calibration.pairs) > 10
     for name in ("see_step", "see_rewards", "inspect", "record_calibration", "begin_streams"):
@@ -374,6 +375,6 @@ def test_all_numbers_are_copied_together():
     rows = found.copied_with([th.tensor([1.0, 2.0]), th.tensor([3.0, 4.0])])
     assert rows[:2] == [[1.0, 2.0], [3.0, 4.0]] and len(rows) == 3
     logger = Logger(None, [])
-    found.record(rows[2], logger, 0, 0)
+    found.write(rows[2], logger, 0, 0)
     assert dict(logger.name_to_value) == {"search/value_gain": 3.0}
     assert found.copied_with([th.tensor([1.0])]) == [[1.0]]
