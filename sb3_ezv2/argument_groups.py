@@ -95,14 +95,6 @@ class ReplayArguments(ArgumentGroup):
     replay_buffer_class: Annotated[type[TrajectoryReplayBuffer] | None, buffer_class_kind, FIXED]
     replay_buffer_kwargs: Annotated[dict[str, Any] | None, keywords, FIXED]
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.batch_size >= self.buffer_size:  # one slot holds the newest observation, which is no transition yet
-            raise ValueError(
-                f"batch_size={self.batch_size} must be smaller than buffer_size={self.buffer_size}, or nothing is ever "
-                "learnt; use a larger buffer or a smaller batch"
-            )
-
 
 @dataclass(frozen=True)
 class TargetArguments(ArgumentGroup):

@@ -274,7 +274,7 @@ class EfficientZeroV2(CheckpointedAlgorithm):
 
     def _flat(self, observations: Any) -> np.ndarray:
         """Observations of several environments as the model flattens them ``[n, observation_dim]``."""
-        tensors = to_tensors(named_arrays(observations), self.device)
+        tensors = to_tensors(named_arrays(observations), th.device("cpu"))
         return self.policy.model.flatten(tensors).cpu().numpy()
 
     # -- learning --------------------------------------------------------------------------------------------------

@@ -271,7 +271,7 @@ class PlanningPolicy(BasePolicy):
 
     def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
         """Actions of ``predict`` between the bounds; see ``BasePolicy.unscale_action``."""
-        flat = scaled_action.reshape(len(scaled_action), -1) if scaled_action.ndim > 1 else scaled_action
+        flat = scaled_action.reshape(-1, *self.action_kind.shape)
         return self.action_kind.to_env(flat).reshape(scaled_action.shape)
 
     def to_env_actions(self, actions: np.ndarray) -> np.ndarray:

@@ -121,6 +121,14 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
         check_known(kwargs, known - given, f"{buffer_class.__name__}'s replay_buffer_kwargs")
         if buffer_class is TrajectoryReplayBuffer:
             kwargs.setdefault("n_stack", self._n_stack)
+        # In the worst case every episode is one step long and takes two places, the newest observations one each.
+        fewest = self.n_envs * ((arguments.buffer_size // self.n_envs - 1) // 2)
+        if fewest < arguments.batch_size:
+            raise ValueError(
+                f"batch_size={arguments.batch_size} must be at most {fewest}, or nothing may ever be learnt: more "
+                f"transitions need not fit into buffer_size={arguments.buffer_size} of n_envs={self.n_envs} "
+                "environments; use a larger buffer or a smaller batch"
+            )
         return buffer_class(
             arguments.buffer_size, self.observation_space, self.action_space, n_envs=self.n_envs, **kwargs
         )

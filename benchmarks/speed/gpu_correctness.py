@@ -17,6 +17,7 @@ from sb3_ezv2 import CnnPolicy, EfficientZeroV2, EZV2Policy
 from sb3_ezv2.common.recording import Recorder
 from sb3_ezv2.common.type_aliases import Plan
 from sb3_ezv2.learning.losses import TensorBatch
+from sb3_ezv2.learning.reanalyze import RECORDED, _imagine, _values
 from sb3_ezv2.learning.updates import WARM_UPS, Updater, UpdateSettings, find_gradient, update
 from sb3_ezv2.networks.copies import ModelCopies
 from sb3_ezv2.networks.model import EfficientZeroModel
@@ -91,7 +92,7 @@ def check_everything(findings: Findings, given: Circumstances) -> None:
     for name, kind in KINDS.items():
         findings.attempt(f"search, {name}", lambda kind=kind: same_searches(kind, given), forget_compiled)
         if name in UPDATED:
-            for check in (same_gradient, mixed_gradient, recorded_updates):
+            for check in (same_evaluations, same_gradient, mixed_gradient, recorded_updates):
                 findings.attempt(f"{check.__name__}, {name}", lambda kind=kind, check=check: check(kind, given))
     findings.attempt("a refused recording", lambda: refused_recording(given))
 
@@ -136,9 +137,7 @@ def same_searches(kind: Kind, given: Circumstances) -> dict[str, Any]:
     ours, theirs = new_network(kind, given.quick), new_network(kind, given.quick).to(given.device)
     for n in (3, many):
         rng = np.random.default_rng(n)
-        shape = (n, *(IMAGES.shape if kind.images else OBSERVATION.shape))
-        drawn = rng.integers(0, 256, shape, np.uint8) if kind.images else rng.normal(size=shape).astype(np.float32)
-        observations, noise = th.from_numpy(drawn), planner.draw_noise(ours, n, rng)
+        observations, noise = observations_of(kind, n, rng), planner.draw_noise(ours, n, rng)
         here = planner.plan(ours, {"observation": observations}, noise, explore=True)
         with as_on_a_gpu():
             there = planner.plan(theirs, {"observation": observations.to(given.device)}, noise, explore=True)
@@ -150,6 +149,31 @@ def same_searches(kind: Kind, given: Circumstances) -> dict[str, Any]:
     found["recorded"] = all(recorded) and len(recorded) == 2
     found["ok"] = found[f"{many} states alike"] >= LEAST_ALIKE and found[f"{many} states repeat"] and found["recorded"]
     return found
+
+
+def same_evaluations(kind: Kind, given: Circumstances) -> dict[str, Any]:
+    """What the targets ask of the network: recorded and one kernel after the other."""
+    model, rng, unroll = new_network(kind, given.quick).to(given.device), np.random.default_rng(0), 5
+    found: dict[str, Any] = {}
+    for n in (1, 5, 12):
+        observations = observations_of(kind, n, rng).to(given.device)
+        actions = np.stack([kind.action_space.sample() for _ in range(n * unroll)]).reshape(n, unroll, -1)
+        actions = actions[..., 0] if isinstance(kind.action_space, spaces.Discrete) else actions
+        for function, arguments in ((_values, ()), (_imagine, (th.from_numpy(actions).to(given.device),))):
+            with th.no_grad():
+                plain = function(model, *arguments, observations)
+            found[f"{n}{function.__name__}"] = float(
+                (plain - RECORDED[function](model, *arguments, observations)).abs().max()
+            )
+    recorded = [each.repeat is not None for function in RECORDED.values() for each in function.recordings_of(model)]
+    return {"ok": max(found.values()) < 1e-3 and all(recorded) and len(recorded) == 6, **found}
+
+
+def observations_of(kind: Kind, n: int, rng: np.random.Generator) -> th.Tensor:
+    """Random states."""
+    shape = (n, *(IMAGES.shape if kind.images else OBSERVATION.shape))
+    drawn = rng.integers(0, 256, shape, np.uint8) if kind.images else rng.normal(size=shape).astype(np.float32)
+    return th.from_numpy(drawn)
 
 
 def compare(here: Plan, there: Plan) -> tuple[np.ndarray, float]:

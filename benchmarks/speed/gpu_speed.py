@@ -1,5 +1,8 @@
 """Milliseconds of searches, updates and training steps on a GPU; see :mod:`benchmarks.speed.gpu_checks`."""
 
+import cProfile
+import io
+import pstats
 import time
 from collections.abc import Callable
 from functools import partial
@@ -13,9 +16,17 @@ from stable_baselines3.common.callbacks import BaseCallback
 from benchmarks.learning.tasks import TASKS
 from benchmarks.speed.cost_growth import Noise
 from benchmarks.speed.end_to_end import PAPER, Stopwatch
-from benchmarks.speed.gpu_correctness import KINDS, Kind, Pictures, as_on_a_gpu, forget_compiled, new_network
+from benchmarks.speed.gpu_correctness import (
+    KINDS,
+    Kind,
+    Pictures,
+    as_on_a_gpu,
+    forget_compiled,
+    new_network,
+    observations_of,
+)
 from benchmarks.speed.gpu_parts import Circumstances, Findings, utilisation
-from benchmarks.speed.search_cost import IMAGES, OBSERVATION, take_turns
+from benchmarks.speed.search_cost import take_turns
 from sb3_ezv2 import EfficientZeroV2
 from sb3_ezv2.common.recording import Recorder
 from sb3_ezv2.common.type_aliases import SearchSettings
@@ -70,20 +81,13 @@ def planner_of(kind: Kind, quick: bool) -> Planner:
     return Planner(4 if quick else 32, 4 if quick else 16, 0.99)
 
 
-def observations_of(kind: Kind, n: int, device: th.device) -> dict[str, th.Tensor]:
-    """Random states."""
-    rng, shape = np.random.default_rng(0), (n, *(IMAGES.shape if kind.images else OBSERVATION.shape))
-    drawn = rng.integers(0, 256, shape, np.uint8) if kind.images else rng.normal(size=shape).astype(np.float32)
-    return {"observation": th.from_numpy(drawn).to(device)}
-
-
 # -- searches ----------------------------------------------------------------------------------------------------------
 
 
 def network_calls(model: EfficientZeroModel, kind: Kind, n: int, n_simulations: int) -> Callable[[], None]:
     """What a search asks of the network, and nothing else."""
     device = model.reward_scale.device
-    observations = observations_of(kind, n, device)
+    observations = {"observation": observations_of(kind, n, np.random.default_rng(0)).to(device)}
     discrete = kind.images
     actions = th.zeros(n, dtype=th.int64, device=device) if discrete else th.zeros(n, 6, device=device)
 
@@ -105,7 +109,7 @@ def searches(kind: Kind, given: Circumstances, sizes: tuple[int, ...]) -> dict[s
     )
     recorder, rng, found = Recorder(given.device), np.random.default_rng(0), {}
     for n in sizes:
-        observations = observations_of(kind, n, device)
+        observations = {"observation": observations_of(kind, n, np.random.default_rng(0)).to(device)}
 
         def plan(n: int = n, observations: dict[str, th.Tensor] = observations) -> None:
             with as_on_a_gpu():
@@ -128,7 +132,7 @@ def static_search(kind: Kind, given: Circumstances, n: int) -> Callable[[Operati
     """Searches of the same states by given operations, nothing copied and nothing recorded."""
     model, planner = new_network(kind, given.quick).to(given.device), planner_of(kind, given.quick)
     noise = noise_on_device(planner._draw(model, n, np.random.default_rng(0)), given.device)
-    inputs = SearchInputs(observations_of(kind, n, given.device), noise)
+    inputs = SearchInputs({"observation": observations_of(kind, n, np.random.default_rng(0)).to(given.device)}, noise)
     settings = SearchSettings(planner.n_simulations, planner.n_considered, planner.discount)
 
     def by(operations: Operations) -> Callable[[], th.Tensor]:
@@ -304,7 +308,9 @@ def whole_steps(model: EfficientZeroV2, given: Circumstances, seconds: float) ->
     with utilisation(given.device) as busy:
         model.learn(10**9, callback=deadline, log_interval=10**9)
     n = max(model.num_timesteps - deadline.first, 1)
-    parts = {name: 1e3 * each / n for name, each in watch.seconds.items()}
+    shares = dict(watch.seconds)
+    _print_profile(model)
+    parts = {name: 1e3 * each / n for name, each in shares.items()}
     parts["update"] = parts.pop("train") - parts["sampling"] - parts["reanalysis"] - parts["new priorities"]
     return {
         "steps a second": n / deadline.passed,
@@ -315,6 +321,17 @@ def whole_steps(model: EfficientZeroV2, given: Circumstances, seconds: float) ->
         "returns": deadline.returns[-20:],
         "recorded": model.updater.recorded is not None or given.device.type == "cpu",
     }
+
+
+def _print_profile(model: EfficientZeroV2) -> None:
+    """Where the host spends its time in another second of training."""
+    profile, said = cProfile.Profile(), io.StringIO()
+    profile.enable()
+    model.learn(10**9, Deadline(1.0, 0, Stopwatch()), log_interval=10**9, reset_num_timesteps=False)
+    profile.disable()
+    print(f"until update {model._n_updates}, host", flush=True)
+    pstats.Stats(profile, stream=said).sort_stats("tottime").print_stats(25)
+    print(said.getvalue(), flush=True)
 
 
 def measure_vectors(findings: Findings, given: Circumstances) -> None:

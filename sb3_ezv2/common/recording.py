@@ -5,11 +5,16 @@ recorded function must read its inputs from tensors that stay where they are and
 what it returns is overwritten by the next repetition.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch as th
+from torch import nn
+
+from sb3_ezv2.common.tensors import addresses_of
 
 Output = TypeVar("Output")
 
@@ -77,3 +82,76 @@ class Recorder:
             return outputs
 
         return repeat
+
+
+def padded(n: int) -> int:
+    """The smallest power of two that is at least ``n``; what is recorded for it serves all smaller numbers."""
+    return 1 << (n - 1).bit_length()
+
+
+class _Recording(NamedTuple):
+    """A function of inputs that stay where they are."""
+
+    inputs: list[th.Tensor]  # [rows, ...]
+    repeat: Callable[[], th.Tensor] | None  # ``None`` if it could not be recorded
+
+
+class _Recordings:
+    """Those of one module, given up together when its tensors lie elsewhere; they share their memory.
+
+    :param module: not kept
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.addresses = addresses_of(module)
+        self.recorder = Recorder(next(module.parameters()).device)
+        self.by_shape: dict[tuple, _Recording] = {}
+        self.pool = th.cuda.graph_pool_handle() if self.recorder.stream is not None else None
+
+
+class RecordedRows:
+    """A function of a module and of independent rows of numbers, recorded for every padded number of rows.
+
+    :param function: takes the module and tensors ``[n, ...]``, returns one tensor ``[n, ...]``, needs no gradient
+    """
+
+    def __init__(self, function: Callable[..., th.Tensor]) -> None:
+        self.function = function
+        self._recordings: WeakKeyDictionary[nn.Module, _Recordings] = WeakKeyDictionary()
+
+    @th.no_grad()
+    def __call__(self, module: nn.Module, *tensors: th.Tensor) -> th.Tensor:
+        """What the function returns for these tensors, overwritten by the next call for this module.
+
+        :param module: may change its numbers between two calls
+        :param tensors: ``[n, ...]`` on the module's device
+        """
+        recordings = self._recordings.get(module)
+        if recordings is None or recordings.addresses != addresses_of(module):
+            recordings = self._recordings[module] = _Recordings(module)
+        n, rows = len(tensors[0]), padded(len(tensors[0]))
+        key = (rows, *((tensor.dtype, tensor.shape[1:]) for tensor in tensors))
+        if key not in recordings.by_shape:
+            recordings.by_shape[key] = self._record(module, recordings, tensors, rows)
+        inputs, repeat = recordings.by_shape[key]
+        for ours, theirs in zip(inputs, tensors, strict=True):
+            ours[:n].copy_(theirs)
+        return (repeat() if repeat is not None else self.function(module, *inputs))[:n]
+
+    def recordings_of(self, module: nn.Module) -> list[_Recording]:
+        """What is kept for a module, one for every kind and number of rows."""
+        recordings = self._recordings.get(module)
+        return [] if recordings is None else list(recordings.by_shape.values())
+
+    def _record(
+        self, module: nn.Module, recordings: _Recordings, tensors: tuple[th.Tensor, ...], rows: int
+    ) -> _Recording:
+        inputs = [tensor[:1].repeat_interleave(rows, 0) for tensor in tensors]
+        with recordings.recorder.beside():
+            self.function(module, *inputs)
+        try:
+            repeat = recordings.recorder.capture(lambda: self.function(module, *inputs), recordings.pool)
+        except RuntimeError as error:
+            warnings.warn(f"reanalysis is slower because no CUDA graph can be recorded: {error}", stacklevel=2)
+            return _Recording(inputs, None)
+        return _Recording(inputs, repeat)

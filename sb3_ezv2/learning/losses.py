@@ -2,11 +2,10 @@
 
 from typing import NamedTuple
 
-import numpy as np
 import torch as th
 import torch.nn.functional as F
 
-from sb3_ezv2.common.tensors import on_device, to_tensors
+from sb3_ezv2.common.tensors import on_device_together
 from sb3_ezv2.common.type_aliases import TrainingTargets, TrajectoryBatch
 from sb3_ezv2.networks.model import EfficientZeroModel
 
@@ -47,23 +46,20 @@ class LossOutput(NamedTuple):
 
 def tensor_batch(batch: TrajectoryBatch, targets: TrainingTargets, device: th.device) -> TensorBatch:
     """Batch and targets on ``device``."""
-
-    def tensor(array: np.ndarray) -> th.Tensor:
-        return on_device(array, device)
-
-    return TensorBatch(
-        observations=to_tensors(batch.observations, device),
-        actions=tensor(batch.actions),
-        weights=tensor(batch.weights),
-        rewards=tensor(targets.rewards),
-        values=tensor(targets.values),
-        policy_actions=tensor(targets.policies.actions),
-        policy_weights=tensor(targets.policies.weights),
-        reward_mask=tensor(targets.masks.rewards),
-        value_mask=tensor(targets.masks.values),
-        policy_mask=tensor(targets.masks.policies),
-        consistency_mask=tensor(targets.masks.consistency),
+    names = list(batch.observations)
+    tensors = on_device_together(
+        [
+            *(batch.observations[name] for name in names),
+            batch.actions,
+            batch.weights,
+            targets.rewards,
+            targets.values,
+            *targets.policies,
+            *targets.masks,
+        ],
+        device,
     )
+    return TensorBatch(dict(zip(names, tensors, strict=False)), *tensors[len(names) :])
 
 
 def unroll_latents(model: EfficientZeroModel, latents: th.Tensor, actions: th.Tensor) -> th.Tensor:

@@ -1,5 +1,6 @@
 """Targets made anew with the current target network, searching only what that network has not searched yet."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -7,7 +8,8 @@ import torch as th
 
 from sb3_ezv2.common.actions import ActionKind
 from sb3_ezv2.common.normalization import UNCHANGED, Normalizer
-from sb3_ezv2.common.tensors import on_device, to_tensors
+from sb3_ezv2.common.recording import RecordedRows
+from sb3_ezv2.common.tensors import on_device_together, to_tensors
 from sb3_ezv2.common.type_aliases import PolicyTargets, TrainingTargets, TrajectoryBatch
 from sb3_ezv2.learning.search_statistics import search_statistics
 from sb3_ezv2.learning.targets import MultiStepReturns, loss_masks, n_step_returns, uses_td, value_prefixes
@@ -214,17 +216,55 @@ def in_chunks(model: EfficientZeroModel, slots: np.ndarray) -> list[np.ndarray]:
     return [slots[first : first + size] for first in range(0, len(slots), size)]
 
 
+def _values(model: EfficientZeroModel, *observations: th.Tensor) -> th.Tensor:
+    """Values ``[n]`` of observations in the order of the model's spaces."""
+    return model.values(dict(zip(model.spaces, observations, strict=True)))
+
+
+def _imagine(model: EfficientZeroModel, actions: th.Tensor, *observations: th.Tensor) -> th.Tensor:
+    """Rewards and values ``[n, unroll, 2]`` of the states that follow under ``actions [n, unroll, ...]``."""
+    output = model.initial_inference(dict(zip(model.spaces, observations, strict=True)))
+    found = []
+    for k in range(actions.shape[1]):
+        output = model.recurrent_inference(output.latents, actions[:, k], output.memories)
+        found.append(th.stack([output.rewards, output.values], dim=1))
+    return th.stack(found, dim=1)
+
+
+RECORDED = {function: RecordedRows(function) for function in (_values, _imagine)}
+MAX_RECORDED_IMAGES = 64
+"""More images than these keep a GPU busy without a recording, which would pad them."""
+
+
 @th.no_grad()
+def ask_model(
+    function: Callable[..., th.Tensor],
+    model: EfficientZeroModel,
+    buffer: TrajectoryReplayBuffer,
+    slots: np.ndarray,
+    normalizer: Normalizer,
+    *arrays: np.ndarray,
+) -> np.ndarray:
+    """What one of the functions above says of ``arrays [n, ...]`` and the observations in ``slots [n]``."""
+    device = model.reward_scale.device
+    observations = buffer.observations_at(slots, normalizer)
+    tensors = on_device_together([*arrays, *(observations[name] for name in model.spaces)], device)
+    if _is_recorded(model, len(slots)):
+        function = RECORDED[function]
+    return function(model, *tensors).cpu().numpy()
+
+
+def _is_recorded(model: EfficientZeroModel, n: int) -> bool:
+    """Whether ``n`` states are evaluated by a recording: where starting the kernels takes longer than they do."""
+    on_gpu = model.reward_scale.device.type == "cuda"
+    return on_gpu and (n <= MAX_RECORDED_IMAGES or not isinstance(model, ImageModel))
+
+
 def stored_values(
     model: EfficientZeroModel, buffer: TrajectoryReplayBuffer, slots: np.ndarray, normalizer: Normalizer
 ) -> np.ndarray:
     """Values ``[n]`` that the network gives the observations in ``slots [n]``."""
-    device = model.reward_scale.device
-    values = [
-        model.values(to_tensors(buffer.observations_at(chunk, normalizer), device)).cpu().numpy()
-        for chunk in in_chunks(model, slots)
-    ]
-    return np.concatenate(values)
+    return np.concatenate([ask_model(_values, model, buffer, chunk, normalizer) for chunk in in_chunks(model, slots)])
 
 
 def td_values(
@@ -245,7 +285,6 @@ def td_values(
     return values
 
 
-@th.no_grad()
 def go_on_past_the_end(
     batch: TrajectoryBatch,
     values: np.ndarray,
@@ -271,14 +310,13 @@ def go_on_past_the_end(
     rows = np.flatnonzero((batch.n_ahead < unroll) & ~batch.terminated)
     if len(rows) == 0:
         return rewards
-    device, ends = model.reward_scale.device, batch.n_ahead[rows]
-    output = model.initial_inference(to_tensors(buffer.observations_at(batch.slots[rows, ends], normalizer), device))
-    for k in range(unroll - int(ends.min())):
-        actions = batch.actions[rows, np.minimum(ends + k, unroll - 1)]
-        output = model.recurrent_inference(output.latents, on_device(actions, device), output.memories)
-        inside = ends + k < unroll
-        rewards[rows[inside], ends[inside] + k] = output.rewards.cpu().numpy()[inside]
-        values[rows[inside], ends[inside] + k + 1] = output.values.cpu().numpy()[inside]
+    steps = batch.n_ahead[rows, None] + np.arange(unroll)  # of the unroll, one after the other from the end on
+    actions = batch.actions[rows[:, None], np.minimum(steps, unroll - 1)]
+    found = ask_model(_imagine, model, buffer, batch.slots[rows, steps[:, 0]], normalizer, actions)
+    inside = steps < unroll
+    at = np.broadcast_to(rows[:, None], steps.shape)[inside], steps[inside]
+    rewards[at] = found[inside][:, 0]
+    values[at[0], at[1] + 1] = found[inside][:, 1]
     return rewards
 
 
@@ -304,5 +342,4 @@ def bellman_errors(
     both = stored_values(model, buffer, np.concatenate([slots, following]), normalizer)
     values, next_values = np.split(both, 2)
     targets = (rewards + discount * ~terminal * next_values).astype(np.float32)
-    device = model.reward_scale.device
-    return model.value_distance(*(th.as_tensor(part, device=device) for part in (values, targets))).cpu().numpy()
+    return model.value_distance(th.as_tensor(values), th.as_tensor(targets)).numpy()

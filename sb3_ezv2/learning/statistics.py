@@ -61,6 +61,7 @@ class DataStatistics:
 
     def __init__(self, observation_dim: int) -> None:
         self.observations = RunningMeanStd(shape=(observation_dim,))
+        self.count_in_models = 0.0  # of the observations that the models' normalisation is made of
 
     def update(self, observations: np.ndarray) -> None:
         """Take in one step of every environment.
@@ -102,11 +103,12 @@ class DataStatistics:
             std = np.sqrt(self.observations.var + VARIANCE_FLOOR)
             model.observation_std.copy_(th.as_tensor(np.where(done, 1.0, std)))
             model.observation_count.fill_(self.observations.count)
+        self.count_in_models = self.observations.count
 
     def read_observations(self, model: EfficientZeroModel) -> None:
-        """Go on from the statistics that came with a model's parameters, unless they are these, rounded."""
+        """Go on from the statistics that came with a model's parameters, unless these are where they came from."""
         count = model.observation_count.item()
-        if count not in (0.0, self.observations.count):
+        if count not in (0.0, self.count_in_models):
             self.observations.mean = model.observation_mean.cpu().numpy().astype(np.float64)
             self.observations.var = model.observation_std.cpu().numpy().astype(np.float64) ** 2
             self.observations.count = float(count)

@@ -178,8 +178,9 @@ class EfficientZeroModel(nn.Module):
         self.value_support.set_reach(largest / unit * self.n_steps_of_value)
 
     def value_distance(self, values: th.Tensor, others: th.Tensor) -> th.Tensor:
-        """``|h(v) - h(w)|`` of values in the environment's units: the distance that the value loss sees."""
-        return (compress(values / self.reward_scale) - compress(others / self.reward_scale)).abs()
+        """``|h(v) - h(w)|`` of values in the environment's units, on any device: distance as the value loss sees it."""
+        scale = self.reward_scale.to(values.device)
+        return (compress(values / scale) - compress(others / scale)).abs()
 
     def unrolled_heads(self, latents: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """What the losses compare with their targets, as logits.

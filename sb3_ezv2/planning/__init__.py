@@ -10,7 +10,8 @@ Three searches do the same, node for node. :func:`.planner.choose_search` choose
 - :mod:`.torch_search`: every other model on the CPU, for example images. The tree is the same compiled code and the
   model is torch, whose convolutions and LSTMs cannot be beaten there.
 - :mod:`.device_search`: any model on a GPU. Tree and network are tensor operations of fixed shapes, so nothing waits
-  for the host and all of it is recorded once as a CUDA graph.
+  for the host and all of it is recorded once as a CUDA graph. One or two states of a model for vectors are searched by
+  the first search all the same, with a copy on the CPU (:mod:`.host_copy`).
 
 Selection, backup and read-out stand once per language: in numba in :mod:`sb3_ezv2.search`, for the first two searches,
 and as tensor operations in :mod:`.tensor_search`. So does the evaluation of nodes: in numba in :mod:`.fused_network`,

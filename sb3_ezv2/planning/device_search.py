@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch as th
 
-from sb3_ezv2.common.recording import Recorder
+from sb3_ezv2.common.recording import Recorder, padded
 from sb3_ezv2.common.tensors import addresses_of
 from sb3_ezv2.common.type_aliases import Noise, SearchResult, SearchSettings
 from sb3_ezv2.networks.model import EfficientZeroModel
@@ -44,9 +44,12 @@ class Operations(NamedTuple):
 @lru_cache(maxsize=1)
 def compiled_operations() -> Operations:
     """The same functions, compiled when they are first called."""
-    return Operations(
-        th.compile(evaluate_nodes), TreeOperations(th.compile(select_tensors), th.compile(back_up_tensors))
-    )
+    return Operations(_compiled(evaluate_nodes), TreeOperations(_compiled(select_tensors), _compiled(back_up_tensors)))
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """With one version of every elementwise kernel: trying out up to six takes longer than a short run's searches."""
+    return th.compile(function, options={"triton.autotune_pointwise": False})
 
 
 def search_in_tensors(
@@ -189,7 +192,7 @@ def plan_on_device(
     :param settings: of the search
     """
     n, device = len(next(iter(observations.values()))), model.reward_scale.device
-    rows = max(FEWEST_ROWS, 1 << (n - 1).bit_length())
+    rows = max(FEWEST_ROWS, padded(n))
     searches = _SEARCHES.get(model)
     if searches is None or searches.addresses != addresses_of(model):
         searches = _SEARCHES[model] = ModelSearches(model)

@@ -64,13 +64,14 @@ class ModelWeights(NamedTuple):
 
 
 def supports_fusion(model: EfficientZeroModel) -> bool:
-    """Whether compiled functions can compute the model and choose its actions.
+    """Whether compiled functions can compute the model and choose its actions where it is: on the CPU."""
+    return model.reward_scale.device.type == "cpu" and has_compiled_form(model)
 
-    That is for vectors, in float32 on the CPU, without a value prefix.
-    """
+
+def has_compiled_form(model: EfficientZeroModel) -> bool:
+    """Whether they could if it were on the CPU: for vectors, in float32, without a value prefix."""
     return (
-        model.reward_scale.device.type == "cpu"
-        and model.reward_scale.dtype == th.float32
+        model.reward_scale.dtype == th.float32
         and isinstance(model.representation, MlpRepresentation)
         and isinstance(model.dynamics, MlpDynamics)
         and model.value_prefix is None

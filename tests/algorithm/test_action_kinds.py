@@ -60,7 +60,7 @@ class SwitchActions(ActionKind):
     def log_likelihood(self, outputs, actions, weights):
         return (weights * self.log_probabilities(outputs)).sum(-1)
 
-    def entropy(self, outputs):
+    def entropy(self, outputs, generator=None):
         log_probabilities = self.log_probabilities(outputs)
         return -(log_probabilities.exp() * log_probabilities).sum(-1)
 
@@ -108,7 +108,7 @@ class DialActions(ActionKind):
     def log_likelihood(self, outputs, actions, weights):
         return (weights * self.log_prob(outputs, actions)).sum(-1)
 
-    def entropy(self, outputs):
+    def entropy(self, outputs, generator=None):
         parts = (part.log_softmax(-1) for part in outputs.split(self.sizes, dim=-1))
         return -sum((part.exp() * part).sum(-1) for part in parts)
 

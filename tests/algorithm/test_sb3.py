@@ -379,8 +379,9 @@ def test_steps_of_the_multi_step_return_suit_the_actions(space, expected, tmp_pa
     model = tiny_model(RandomEnv(action_space=space)).learn(40)
     model.save(tmp_path / "model")
     for some in (model, EfficientZeroV2.load(tmp_path / "model")):
-        assert some.arguments.targets.n_step(space) == expected
-    assert tiny_model(RandomEnv(action_space=space), td_steps=3).arguments.targets.n_step(space) == 3
+        assert some.arguments.targets.n_step(some.policy.action_kind) == expected
+    given = tiny_model(RandomEnv(action_space=space), td_steps=3)
+    assert given.arguments.targets.n_step(given.policy.action_kind) == 3
 
 
 def test_prediction_explores_unless_it_is_deterministic(continuous):

@@ -371,3 +371,24 @@ def test_no_more_states_than_allowed_are_evaluated_at_once(rule, monkeypatch):
     setting.reanalyzer.cache.clear()
     assert_equal_targets(setting.targets(batch, rule=rule), whole)
     assert max(sizes) == 3
+
+
+@pytest.mark.parametrize("action_space", [DISCRETE, CONTINUOUS], ids=["discrete", "box"])
+def test_recorded_evaluations_give_the_same_targets(action_space, monkeypatch):
+    """As on a GPU, with padded batches, of which the surplus rows hold earlier states."""
+    setting = Setting(action_space)
+    setting.fill()
+    slots = np.arange(5)
+
+    def found() -> list[Any]:
+        targets = [setting.targets(setting.sample(n), rule=ALWAYS_TD) for n in (20, 40, 7)]
+        return [*targets, bellman_errors(setting.model, setting.buffer, slots, DISCOUNT)]
+
+    plain = found()
+    monkeypatch.setattr(reanalyze, "_is_recorded", lambda model, n: True)
+    *recorded, errors = found()
+    for ours, theirs in zip(plain, recorded, strict=False):
+        assert_equal_targets(ours, theirs)
+    np.testing.assert_allclose(plain[-1], errors, rtol=1e-4, atol=1e-5)
+    for function in reanalyze.RECORDED.values():
+        assert setting.model in function._recordings

@@ -148,7 +148,7 @@ def test_what_needs_picture_and_vector_is_learnt():
     optimizer = th.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(200):
         logits = model.heads.one(model.next_latents(model.represent(observations), actions), REWARD)
-        loss = -(targets * logits.log_softmax(-1)).sum(-1).mean()
+        loss = -(targets * model.reward_support.used(logits).log_softmax(-1)).sum(-1).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

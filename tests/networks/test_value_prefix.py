@@ -180,5 +180,5 @@ def test_learns_saves_and_loads(policy, action_space, tmp_path):
 @pytest.mark.parametrize("name", ["lstm_dim", "prefix_horizon"])
 @pytest.mark.parametrize("policy, space", [("MlpPolicy", None), ("CnnPolicy", GREY)])
 def test_bad_sizes(policy, space, name):
-    with pytest.raises(ValueError, match=f"{name}=0 must be at least 1"):
+    with pytest.raises(ValueError, match=f"{name}=0 must be an integer between 1"):
         tiny_model(RandomEnv(space), policy, policy_kwargs={"value_prefix": True, name: 0})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch as th
@@ -10,6 +12,7 @@ from sb3_ezv2 import EfficientZeroV2
 from sb3_ezv2.common.tensors import on_device
 from sb3_ezv2.learning.updates import update
 from sb3_ezv2.planning.device_search import recorded_searches
+from sb3_ezv2.planning.host_copy import on_host
 from sb3_ezv2.planning.planner import Planner
 from tests.helpers.envs import RandomEnv
 from tests.helpers.tiny import (
@@ -129,3 +132,37 @@ def test_with_the_tree_on_the_cpu_a_simulation_copies_once_there_and_once_back(a
     planner.plan(model, {"observation": th.zeros(5, 3)}, noise, explore=True)
     assert copies["there"] == n_simulations
     assert copies["back"] <= n_simulations + 2  # and values and candidates of the roots
+
+
+@needs_a_gpu
+@ACTION_SPACES
+def test_few_states_are_searched_on_the_cpu_and_with_the_newest_parameters(action_space):
+    model, other, planner = tiny_network(action_space), tiny_network(action_space, seed=1), Planner(16, 3, 0.97)
+    observations, there = {"observation": th.full((1, 3), 0.3)}, deepcopy(model).cuda()
+    for source in (model, other):
+        there.load_state_dict(source.state_dict())
+        noise = planner.draw_noise(there, 1, np.random.default_rng(1))
+        here = planner.plan(source, observations, noise, explore=True)
+        found = planner.plan(there, {"observation": observations["observation"].cuda()}, noise, explore=True)
+        np.testing.assert_array_equal(here.root_values, found.root_values)
+    assert not recorded_searches(there)
+
+
+@ACTION_SPACES
+def test_a_copy_on_the_cpu_searches_as_the_model_does(action_space):
+    """Also after each of the ways in which parameters change."""
+    model, other, planner = tiny_network(action_space), tiny_network(action_space, seed=1), Planner(16, 3, 0.97)
+    observations = {"observation": th.full((2, 3), 0.3)}
+    noise = planner.draw_noise(model, 2, np.random.default_rng(1))
+    seen = []
+    for change in (
+        lambda: None,
+        lambda: model.load_state_dict(other.state_dict()),
+        lambda: model.reward_scale.fill_(7),
+    ):
+        change()
+        here, copied = (planner.plan(each, observations, noise, explore=True) for each in (model, on_host(model)))
+        np.testing.assert_array_equal(here.root_values, copied.root_values)
+        np.testing.assert_array_equal(here.improved_policy, copied.improved_policy)
+        seen.append(here.root_values[0])
+    assert len(set(seen)) == 3 and on_host(model) is on_host(model) is not model

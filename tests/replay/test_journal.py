@@ -537,7 +537,10 @@ def test_no_confirmed_step_is_lost_when_the_process_is_killed(path, n_confirmed)
     while more := os.read(reading, 4_096):
         confirmed += more
     os.close(reading)
-    found = rebuilt(path, buffer)
+    found = empty_like(buffer)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(?s).*what was written last is lost")  # a step that was never confirmed
+        found.add_journal(path)
     assert len(confirmed) <= len(found) <= len(confirmed) + 1
     places = all_windows(found).observations["observation"][:, 0].tolist()
     lengths = [7, 9] * len(found)
