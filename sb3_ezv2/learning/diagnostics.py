@@ -16,8 +16,8 @@ from sb3_ezv2.replay.buffer import TrajectoryReplayBuffer
 from sb3_ezv2.replay.slots import TERMINATED
 
 INTERVAL, FIRST = 50, 10
-"""Updates between two inspections, and before the first one, when there is nothing to see yet. One costs less than the
-forward pass of an update of 128 samples, hence about a hundredth of the updates between."""
+"""Updates between two inspections, and before the first one, when there is nothing to see yet. An inspection costs half
+as much as an update of 64 samples, hence a hundredth of the updates between."""
 
 
 class Diagnostics:

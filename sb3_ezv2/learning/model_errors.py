@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from sb3_ezv2.common.normalization import UNCHANGED, Normalizer
 from sb3_ezv2.common.tensors import on_device, to_tensors
 from sb3_ezv2.common.type_aliases import TrajectoryBatch
-from sb3_ezv2.learning.reanalyze import td_values
 from sb3_ezv2.learning.targets import n_step_returns
 from sb3_ezv2.networks.model import EfficientZeroModel
 from sb3_ezv2.replay.buffer import TrajectoryReplayBuffer
@@ -47,6 +46,7 @@ def newest_ends(buffer: TrajectoryReplayBuffer, n: int = N_ENDS) -> np.ndarray:
     return before[kinds[before] == TRANSITION]
 
 
+@th.no_grad()
 def inspect_model(
     model: EfficientZeroModel,
     buffer: TrajectoryReplayBuffer,
@@ -72,24 +72,29 @@ def inspect_model(
     # A generator of its own for the actions behind an end: learning must not depend on being looked at.
     batch = buffer.windows(starts, unroll, td_steps, np.random.default_rng(0), normalizer)
     returns = n_step_returns(batch.rewards, batch.n_ahead, batch.terminated, discount, td_steps)
-    needed = np.zeros_like(returns.sums, bool)
-    needed[: len(fresh), 0] = True
-    targets = td_values(batch, returns, needed, buffer, model, normalizer)[:, 0]
-    return compare(model, batch, targets, len(fresh))
+    first = slice(len(fresh)), 0
+    bootstrap = batch.slots[np.arange(len(fresh)), returns.bootstrap[first]]
+    device = model.reward_scale.device
+    # Not td_values, which copies to the host.
+    following = model.values(to_tensors(buffer.observations_at(bootstrap, normalizer), device))
+    sums, discounts = (
+        on_device(np.ascontiguousarray(part[first]), device) for part in (returns.sums, returns.discounts)
+    )
+    targets = sums + discounts * following
+    return compare(model, batch, targets)
 
 
 @th.no_grad()
 def compare(
-    model: EfficientZeroModel, batch: TrajectoryBatch, targets: np.ndarray, n_fresh: int
+    model: EfficientZeroModel, batch: TrajectoryBatch, targets: th.Tensor
 ) -> tuple[dict[str, th.Tensor], dict[str, th.Tensor]]:
     """The numbers of :func:`inspect_model` for a batch.
 
     :param model: in evaluation mode
     :param batch: fresh states, and behind them transitions before terminal ends
-    :param targets: of the values of its first states ``[batch]``
-    :param n_fresh: how many rows are fresh states
+    :param targets: of the values of the fresh states ``[n_fresh]``, on the model's device
     """
-    n, unroll = batch.actions.shape[:2]
+    (n, unroll), n_fresh = batch.actions.shape[:2], len(targets)
     device = model.reward_scale.device
     observations = to_tensors(batch.observations, device)
     real = model.initial_inference({key: part.flatten(0, 1) for key, part in observations.items()})
@@ -114,7 +119,7 @@ def compare(
             errors[f"latent_error_{name}"] = relative_error(ours, theirs, goes_on)
     errors["value_behind_end"] = th.stack(behind_values).nanmean()
     errors["reward_behind_end"] = th.stack(behind_rewards).nanmean()
-    mean, target = values[:n_fresh, 0].mean(), on_device(targets, device)[:n_fresh].mean()
+    mean, target = values[:n_fresh, 0].mean(), targets.mean()
     return {"mean": mean, "target": target, "bias": mean - target, "reward_unit": model.reward_scale.clone()}, errors
 
 
