@@ -57,8 +57,7 @@ class EfficientZeroV2(CheckpointedAlgorithm):
     :param unroll_steps: dynamics steps of the loss
     :param td_steps: rewards in the multi-step value target; ``None`` for 10 with discrete actions and 5 with others
     :param td_phase: T1 of the mixed value target, in updates: until then it is the multi-step return everywhere
-    :param td_fresh: T2 of the mixed value target, in observations: the newest states keep the multi-step return, and at
-        any age the last few before a terminal end
+    :param td_fresh: T2 of the mixed value target, in observations: the newest states keep the multi-step return
     :param target_update_interval: updates between two copies of the average to the target network
     :param priority_beta: exponent of the importance weights
     :param reward_coef: weight of the reward loss

@@ -107,6 +107,8 @@ HYPERPARAMETERS: dict[str, set[str]] = {
     "monitor_kwargs": {"{}"},
     "learning_rate": {"1", "2", "1.5", "10**30"},
     "policy_kwargs": {"{}", "None"},
+    "replay_buffer_class": {"None"},
+    "replay_buffer_kwargs": {"{}", "None"},
     "noise_type": set(),
     "noise_std": set(),
     "no_such_name": set(),
@@ -198,7 +200,7 @@ def stage() -> Iterator[None]:
                 mock.patch.object(optuna.Study, "optimize", begin),
                 mock.patch.object(EfficientZeroV2, "load", begin),
                 mock.patch.object(plots, "new_figure", begin),
-                mock.patch("huggingface_sb3.load_from_hub", begin),
+                mock.patch("sb3_ezv2.zoo.commands.fetch", begin),
                 mock.patch("sb3_ezv2.zoo.commands.local_file", lambda _: begin),
             ):
                 yield

@@ -20,6 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from stable_baselines3.common.env_util import make_vec_env
+
 from sb3_ezv2 import EfficientZeroV2, command_line
 
 ROOT = Path(__file__).parents[2]
@@ -105,8 +107,8 @@ def faults(folder: Path, ends: tuple[signal.Signals, ...], seed: int, generator:
 def faults_of_saved(folder: Path, run: Path, before: int) -> list[str]:
     """What is wrong with the files of a run that had ``before`` steps at least."""
     try:
-        model = EfficientZeroV2.load(run / "CartPole-v1.zip", device="cpu")
-        model.load_replay_buffer(run / "replay_buffer.pkl")
+        EfficientZeroV2.load(run / "CartPole-v1.zip", device="cpu")
+        model = EfficientZeroV2.load_checkpoint(run / "checkpoints", make_vec_env("CartPole-v1"), device="cpu")
     except Exception as error:
         return [f"{type(error).__name__}: {error}"]
     steps = model.num_timesteps

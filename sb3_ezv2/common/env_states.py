@@ -9,8 +9,11 @@ import gymnasium as gym
 from gymnasium.utils import EzPickle
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecNormalize, unwrap_vec_normalize
 
-KEPT = {"results_writer", "t_start", "class_attributes", "spec", "_cached_spec"}
-"""Attributes that stay those of the environments at hand: open files, the clock, and what names the environment."""
+from sb3_ezv2.common.vec_envs import ATTRIBUTES
+
+KEPT = {"results_writer", "t_start", "class_attributes", "spec", "_cached_spec", *ATTRIBUTES}
+"""Attributes that stay those of the environments at hand: open files, the clock, what names the environment, and the
+count of its calls."""
 
 
 class NoEnvironmentState(Exception):

@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, cast
 
+from sb3_ezv2.common.processes import is_alive
+
 LEFT_BEHIND_SECONDS = 3600.0
 """A temporary file of another machine that nothing has written to for this long belongs to a process that is gone."""
 
@@ -170,23 +172,11 @@ def _remove_left_behind(folder: Path) -> None:
 
 def _is_left_behind(path: Path, host: str, process: int) -> bool:
     if host == _HOST:
-        return process == os.getpid() or not _is_alive(process)
+        return process == os.getpid() or not is_alive(process)
     try:
         return time.time() - path.stat().st_mtime > LEFT_BEHIND_SECONDS
     except FileNotFoundError:
         return False
-
-
-def _is_alive(process: int) -> bool:
-    if os.name == "nt":  # there, signal 0 would end the process
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
 
 
 def _create_like(target: Path, temporary: Path) -> None:

@@ -19,7 +19,7 @@ def space_to_plain(space: spaces.Space) -> dict[str, Any]:
         bounds = {"low": _short(space.low), "high": _short(space.high)}
         return {"type": "Box", "shape": list(space.shape), "dtype": str(space.dtype), **bounds}
     if isinstance(space, spaces.Discrete):
-        return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+        return {"type": "Discrete", "n": int(space.n), "start": int(space.start), "dtype": str(space.dtype)}
     if isinstance(space, spaces.MultiDiscrete):
         starts = np.asarray(space.start).tolist()
         return {"type": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": starts, "dtype": str(space.dtype)}
@@ -62,6 +62,12 @@ def fingerprint(space: spaces.Space) -> str:
 
 
 def _short(bound: np.ndarray) -> Any:
-    """Bounds as nested lists, or as one number where all are equal."""
-    first = bound.reshape(-1)[:1]
-    return first[0].item() if bound.size and np.all(bound == first) else bound.tolist()
+    """Bounds as nested lists, or as one number where all are equal; infinities as ``"inf"`` and ``"-inf"``."""
+    values = bound
+    if bound.size and np.all(bound == bound.reshape(-1)[0]):
+        values = bound.reshape(-1)[0]
+    if np.isfinite(values).all():
+        return np.asarray(values).tolist()
+    named = np.asarray(values, object)
+    named[~np.isfinite(values)] = np.asarray(values)[~np.isfinite(values)].astype(str)
+    return named.tolist()

@@ -4,6 +4,11 @@ from typing import Any
 
 from stable_baselines3.common.vec_env import VecEnv
 
+CALLS = "_ezv2_calls"
+COUNTED = ("reset", "step_wait")
+ATTRIBUTES = {CALLS, *COUNTED}
+"""What a counter adds to the environments; no part of their state."""
+
 
 class CallCounter:
     """Counts the steps and resets of a vectorised environment, whoever makes them and through whatever wrapper.
@@ -17,10 +22,10 @@ class CallCounter:
 
     def __init__(self, env: VecEnv) -> None:
         inner = env.unwrapped
-        first = "_ezv2_calls" not in vars(inner)
-        self._calls: list[int] = vars(inner).setdefault("_ezv2_calls", [0])  # one list for all who watch
+        first = CALLS not in vars(inner)
+        self._calls: list[int] = vars(inner).setdefault(CALLS, [0])  # one list for all who watch
         if first:
-            for name in ("reset", "step_wait"):
+            for name in COUNTED:
                 self._count(inner, name)
 
     @property

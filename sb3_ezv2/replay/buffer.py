@@ -217,6 +217,8 @@ class TrajectoryReplayBuffer:
     def add_journal(self, path: str | os.PathLike, after: tuple[str, int] | None = None) -> JournalSummary:
         """Store the steps of a journal as if they happened now; see :class:`~sb3_ezv2.callbacks.TransitionJournal`.
 
+        Open episodes are ended as truncated, before and after; where there is no step to store, nothing changes.
+
         :param path: of the journal
         :param after: ``(run_id, step)`` of the checkpoint that this buffer comes from, to store only what came later
         :return: what was read; of a damaged journal that is what is whole, and a warning says so

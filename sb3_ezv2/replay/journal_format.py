@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from gymnasium import spaces
 
+from sb3_ezv2.common.plain_spaces import space_to_plain
 from sb3_ezv2.common.spaces import named_spaces
 from sb3_ezv2.common.type_aliases import ObservationArrays
 from sb3_ezv2.replay.frame_storage import is_stackable
@@ -149,36 +150,6 @@ def observation_parts(space: spaces.Space, stacked: dict[str, tuple[int, int]]) 
 # -- the description -----------------------------------------------------------------------------------------------
 
 
-def describe_space(space: spaces.Space) -> dict[str, Any]:
-    """A space as JSON, equal for equal spaces only.
-
-    :raises ValueError: if the space is of another kind than those of the algorithm
-    """
-    if isinstance(space, spaces.Dict):
-        return {"type": "Dict", "spaces": [[key, describe_space(part)] for key, part in space.spaces.items()]}
-    described: dict[str, Any] = {"type": type(space).__name__, "dtype": str(space.dtype)}
-    if isinstance(space, spaces.Box):
-        return described | {"shape": list(space.shape), "low": _bounds(space.low), "high": _bounds(space.high)}
-    if isinstance(space, spaces.Discrete):
-        return described | {"n": int(space.n), "start": int(space.start)}
-    if isinstance(space, spaces.MultiDiscrete):
-        return described | {"nvec": space.nvec.tolist(), "start": np.asarray(space.start).tolist()}
-    if isinstance(space, spaces.MultiBinary):
-        return described | {"shape": list(space.shape)}
-    raise ValueError(f"space {space} cannot be described in a journal; use Box, Discrete, MultiDiscrete or MultiBinary")
-
-
-def _bounds(values: np.ndarray) -> Any:
-    """Bounds as nested lists, or one number if all are equal; infinities as ``"inf"`` and ``"-inf"``."""
-    if values.size > 0 and (values == values.flat[0]).all():
-        values = values.flat[0]
-    if np.isfinite(values).all():
-        return np.asarray(values).tolist()
-    named = np.asarray(values, object)
-    named[~np.isfinite(values)] = np.asarray(values)[~np.isfinite(values)].astype(str)
-    return named.tolist()
-
-
 def describe(buffer: JournaledBuffer, parts: list[ObservationPart]) -> dict[str, Any]:
     """Everything that reading the rows needs to know, as JSON.
 
@@ -187,8 +158,8 @@ def describe(buffer: JournaledBuffer, parts: list[ObservationPart]) -> dict[str,
     """
     return {
         "format_version": FORMAT_VERSION,
-        "observation_space": describe_space(buffer.observation_space),
-        "action_space": describe_space(buffer.action_space),
+        "observation_space": space_to_plain(buffer.observation_space),
+        "action_space": space_to_plain(buffer.action_space),
         "n_envs": buffer.n_envs,
         "action": {"dtype": buffer.actions.dtype.str, "shape": list(buffer.actions.shape[2:])},
         "observation": [part._asdict() | {"shape": list(part.shape)} for part in parts],

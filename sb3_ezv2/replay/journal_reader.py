@@ -307,7 +307,8 @@ def add_journal(
                     step.observations, step.next_observations, step.actions, step.rewards, step.dones, step.infos
                 )
         finally:
-            buffer.close_streams()
+            if journal.n_transitions:  # otherwise the buffer is as it was, and goes on as its environments do
+                buffer.close_streams()
         summary = journal.summary()
     if summary.damage:
         warnings.warn(

@@ -1,11 +1,11 @@
 """Checks of folders and model files before anything is written."""
 
 import os
-import zipfile
 from pathlib import Path
 
-MODEL_PARTS = {"data", "policy.pth", "policy.optimizer.pth"}
-"""What a saved model of this package holds."""
+from sb3_ezv2.common.archives import archive_parts
+from sb3_ezv2.model_files import MODEL_PARTS
+from sb3_ezv2.policy_files import is_policy_archive
 
 
 def check_folder(folder: str | os.PathLike[str]) -> None:
@@ -24,22 +24,14 @@ def check_folder(folder: str | os.PathLike[str]) -> None:
 
 
 def check_model_file(path: str | os.PathLike[str]) -> None:
-    """Refuse a file that is not a whole saved model.
+    """Refuse a file that is neither a whole saved model nor a policy.
 
-    :param path: zip file written by ``save``
+    :param path: zip file written by ``save`` or ``save_policy``
     :raises FileNotFoundError: if there is no such file
     :raises ValueError: if it is damaged or something else
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no model file {path}")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged, parts = archive.testzip(), set(archive.namelist())
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise ValueError(f"{path} is damaged or not a saved model: {error}") from error
-    if damaged is not None:
-        raise ValueError(f"{path} is damaged: {damaged} cannot be read")
-    if not parts >= MODEL_PARTS:
-        raise ValueError(
-            f"{path} is not a model of this algorithm: {', '.join(sorted(MODEL_PARTS - parts))} is missing"
-        )
+    with open(path, "rb") as file:
+        if not is_policy_archive(archive_parts(file, str(path))):
+            archive_parts(file, str(path), MODEL_PARTS)

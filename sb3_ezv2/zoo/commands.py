@@ -19,10 +19,21 @@ import rl_zoo3.utils
 import yaml
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ezv2.ezv2 import EfficientZeroV2
 from sb3_ezv2.zoo import ALGO, plots
 from sb3_ezv2.zoo.checks import check_model_file
 from sb3_ezv2.zoo.experiment import Experiment
-from sb3_ezv2.zoo.hub import OfflineHub, checked_file, ffmpeg_on_path, local_file, mend_metadata, own_card
+from sb3_ezv2.zoo.hub import (
+    FolderOfTheRun,
+    OfflineHub,
+    checked_file,
+    fetch,
+    ffmpeg_on_path,
+    local_file,
+    mend_metadata,
+    own_card,
+    save_for_the_hub,
+)
 from sb3_ezv2.zoo.options import checked_options
 from sb3_ezv2.zoo.replacing import replaced
 from sb3_ezv2.zoo.settings import for_evaluation
@@ -60,13 +71,18 @@ def plot(arguments: list[str]) -> None:
 
 
 def push_to_hub(arguments: list[str]) -> None:
-    """``rl_zoo3.push_to_hub``; with ``--dry-run`` the folder ``hub`` is written and nothing is sent."""
+    """``rl_zoo3.push_to_hub`` with the policy alone; ``--dry-run`` writes the folder ``hub`` and sends nothing."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--dry-run", action="store_true")
     options, rest = parser.parse_known_args(arguments)
     mend_metadata()
     offline = replaced(huggingface_hub, "HfApi", OfflineHub) if options.dry_run else contextlib.nullcontext()
-    with offline, replaced(huggingface_hub.repocard, "metadata_save", own_card), ffmpeg_on_path():
+    with (
+        offline,
+        replaced(huggingface_hub.repocard, "metadata_save", own_card),
+        replaced(EfficientZeroV2, "save", save_for_the_hub),
+        ffmpeg_on_path(),
+    ):
         run_script("push_to_hub", [*AS_TRAINED, *rest])
 
 
@@ -75,9 +91,13 @@ def load_from_hub(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--local", metavar="FOLDER")
     options, rest = parser.parse_known_args(arguments)
-    load = local_file(options.local) if options.local is not None else huggingface_sb3.load_from_hub
-    with replaced(huggingface_sb3, "load_from_hub", checked_file(load)):
-        run_script("load_from_hub", ["--algo", ALGO, "-f", "logs", *rest])
+    load = local_file(options.local) if options.local is not None else fetch
+    while True:
+        folder = FolderOfTheRun()
+        with replaced(huggingface_sb3, "load_from_hub", checked_file(load)), folder.made_exclusively():
+            run_script("load_from_hub", ["--algo", ALGO, "-f", "logs", *rest])
+        if not folder.is_taken:
+            return
 
 
 def run_script(name: str, arguments: list[str]) -> None:

@@ -13,6 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from stable_baselines3.common.monitor import LoadMonitorResultsError, load_results
 
+from sb3_ezv2.common.files import replacing
+
 X_AXES = {"steps": "environment steps", "time": "hours"}
 LEVEL = 0.95
 N_RESAMPLES = 2_000
@@ -177,5 +179,6 @@ def draw_run(run: Path, title: str, frame_skip: int = 1, window: int = 20) -> Pa
     axis.grid(alpha=0.3)
     axis.legend()
     path = run / "learning_curve.png"
-    figure.savefig(path, dpi=110)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)
     return path

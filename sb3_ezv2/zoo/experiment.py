@@ -4,6 +4,7 @@ import contextlib
 import signal
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,9 +14,12 @@ from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER
 from rl_zoo3.utils import get_wrapper_class
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, CheckpointCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ezv2.callbacks import TransitionJournal
+from sb3_ezv2.checkpoints import CheckpointedAlgorithm, ResumableCheckpointCallback
+from sb3_ezv2.common.files import new_folder
 from sb3_ezv2.common.schedules import WarmUp
 from sb3_ezv2.common.user_errors import EXPECTED
 from sb3_ezv2.envs.atari import FRAME_SKIP
@@ -23,11 +27,23 @@ from sb3_ezv2.zoo import ALGO
 from sb3_ezv2.zoo.checks import check_folder, check_model_file
 from sb3_ezv2.zoo.curves import draw_run
 from sb3_ezv2.zoo.evaluation import Evaluation, SaveNormalization
+from sb3_ezv2.zoo.learner import Learner
 from sb3_ezv2.zoo.progress import ReturnProgressBar
 from sb3_ezv2.zoo.replacing import replaced
+from sb3_ezv2.zoo.resuming import (
+    CHECKPOINTS,
+    JOURNAL,
+    KEPT,
+    Origin,
+    add_journal,
+    load_newest,
+    missed_updates,
+    origin_of,
+)
 from sb3_ezv2.zoo.runs import create_folder, write_record
 from sb3_ezv2.zoo.saving import save_run, speak_without_a_terminal
 from sb3_ezv2.zoo.settings import check_evaluated, check_names, check_values, choose_file, for_evaluation, read_schedule
+from sb3_ezv2.zoo.settings_files import EVALUATED, read_run
 from sb3_ezv2.zoo.stopping import StopAfterStep, Stopper, is_interrupt, workers_without_ctrl_c
 from sb3_ezv2.zoo.tuning import claim, open_storage, rescue_trials
 
@@ -35,39 +51,10 @@ create_study = optuna.create_study
 
 EVAL_FREQ = 25_000
 """Steps between evaluations at most, as in the zoo, unless the user says otherwise."""
-EVALUATED = ("policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs", "monitor_kwargs", "normalize")
-"""Entries of a hyperparameter file that the zoo runs as Python where they are text."""
 FOR_ENVS = ("env_kwargs", "env_wrapper", "vec_env_wrapper", "monitor_kwargs")
 """Entries that environments are made with."""
-JOURNAL = "journal.sqlite"
-"""Name of the journal in a run's folder."""
 N_EVALUATIONS = 5
 """Evaluations of a run at least, and of a trial while tuning, so that there is a best model and something to prune."""
-
-
-class Learner:
-    """A model whose ``learn`` notes whether Ctrl-C ended it, which the zoo keeps to itself.
-
-    :param model: to learn
-    :param goes_on: whether to keep the step count, the schedules and the plan of an earlier run
-    """
-
-    def __init__(self, model: BaseAlgorithm, goes_on: bool) -> None:
-        self.model = model
-        self.policy = model.policy
-        self.env = model.env
-        self.goes_on = goes_on
-        self.is_interrupted = False
-
-    def learn(self, total_timesteps: int, **kwargs: Any) -> BaseAlgorithm:
-        """Learn for that many further steps; see ``BaseAlgorithm.learn``."""
-        if self.goes_on:
-            kwargs["reset_num_timesteps"] = False
-        try:
-            return self.model.learn(total_timesteps, **kwargs)
-        except KeyboardInterrupt:
-            self.is_interrupted = True
-            raise
 
 
 class Experiment(ExperimentManager):
@@ -93,10 +80,24 @@ class Experiment(ExperimentManager):
         self.asked_timesteps = self.n_timesteps
         if self.is_ours:
             self.deterministic_eval = True  # the zoo plays Atari at random, for algorithms whose policy is the answer
-        if self.is_ours and self.trained_agent:
-            check_model_file(self.trained_agent)
+        self.origin = origin_of(args) if self.is_ours else None
+        if self.origin is not None:
+            self._take_options(self.origin)
         if self.optimize_hyperparameters:
             import pandas  # noqa: F401  # the report at the end needs it: better to miss it now
+
+    def _take_options(self, origin: Origin) -> None:
+        """Take the environment's arguments from the run that this one goes on with, unless others are given."""
+        if origin.model is not None:
+            check_model_file(origin.model)
+        self.before, args = read_run(origin.run / str(self.env_name))
+        if not self.env_kwargs and args.get("env_kwargs"):
+            self.env_kwargs = self.args.env_kwargs = dict(args["env_kwargs"])
+            self.eval_env_kwargs = self.eval_env_kwargs or self.env_kwargs
+        if not self._eval_env_kwargs_args and args.get("eval_env_kwargs"):
+            self.eval_env_kwargs = self._eval_env_kwargs_args = self.args.eval_env_kwargs = dict(
+                args["eval_env_kwargs"]
+            )
 
     # -- before the run --------------------------------------------------------------------------------------------
 
@@ -109,6 +110,8 @@ class Experiment(ExperimentManager):
             self.config, message = choose_file(self.env_name.gym_id, self.asked_config, self._is_atari)
             if message:
                 print(message)
+        if self.origin is not None and self.asked_config is None:
+            self.custom_hyperparams = self.before | (self.custom_hyperparams or {})
         if self.trial_id is not None:
             # The zoo takes trial 0 for no trial, and the last one for one that is not there.
             trial = self.load_trial(str(self.storage), str(self.study_name), self.trial_id)
@@ -150,6 +153,8 @@ class Experiment(ExperimentManager):
         try:
             result = super().setup_experiment()
             begun = result is not None
+            if result is not None and self.origin is not None:
+                self._go_on(result[0], self.origin)
         finally:
             if not begun and self.has_folder:
                 self._remove([Path(self.params_path), Path(self.save_path), *parents])
@@ -168,11 +173,16 @@ class Experiment(ExperimentManager):
         self.has_folder = True
         self.save_path = str(run)
         self.params_path = f"{self.save_path}/{self.env_name}"
-        Path(self.params_path).mkdir()
 
     def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
-        super()._save_config(saved_hyperparams)
-        write_record(Path(self.save_path), self.trained_agent or None, self.first_step)
+        path = self.params_path
+        with new_folder(path) as place:
+            self.params_path = str(place)
+            super()._save_config(saved_hyperparams)
+        self.params_path = path
+        if self.origin is None:
+            before = Path(self.trained_agent).parent if self.trained_agent else None
+            write_record(Path(self.save_path), before, 0)
 
     def _remove(self, folders: list[Path]) -> None:
         """Remove folders of a run that never began, innermost first, unless something else has been put there."""
@@ -233,23 +243,55 @@ class Experiment(ExperimentManager):
             replaced(exp_manager, "EvalCallback", Evaluation),
             replaced(exp_manager, "SaveVecNormalizeCallback", SaveNormalization),
             replaced(exp_manager, "ProgressBarCallback", ReturnProgressBar),
+            replaced(exp_manager, "CheckpointCallback", partial(self._checkpoints, self.save_freq)),
         ):
             super().create_callbacks()
         if self.is_ours and not self.optimize_hyperparameters:
             # Before the others, so that a step is safe before anything can go wrong in them.
             self.callbacks.insert(0, TransitionJournal(Path(self.save_path, JOURNAL)))
 
+    def _checkpoints(self, every: int, **arguments: Any) -> BaseCallback:
+        """The zoo's models every so many steps, for ``enjoy``, and checkpoints to go on with."""
+        models = CheckpointCallback(**arguments)
+        if not self.is_ours:
+            return models
+        return CallbackList([models, ResumableCheckpointCallback(every, Path(self.save_path, CHECKPOINTS), KEPT, 1)])
+
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
-        model = super()._load_pretrained_agent(hyperparams, env)
-        if self.is_ours:
-            self.first_step = model.num_timesteps
-            left = model._total_timesteps - model.num_timesteps
-            if self.asked_timesteps <= 0 and left > 0:
-                self.n_timesteps = left
-            print(f"Going on from step {model.num_timesteps} to step {model.num_timesteps + self.n_timesteps}")
-            if len(model.replay_buffer) == 0:  # type: ignore[attr-defined]
-                print("There is no replay_buffer.pkl beside the model: the replay buffer starts empty")
-        return model
+        checkpoint = None if self.origin is None else self.origin.checkpoint
+        if checkpoint is None:
+            return super()._load_pretrained_agent(hyperparams, env)
+        print(f"Loading {checkpoint}")
+        settings = {name: value for name, value in hyperparams.items() if name not in ("policy", "policy_kwargs")}
+        return load_newest(
+            checkpoint,
+            env,
+            seed=self.seed,
+            tensorboard_log=self.tensorboard_log,
+            verbose=self.verbose,
+            device=self.device,
+            **settings,
+        )
+
+    def _go_on(self, model: Any, origin: Origin) -> None:
+        """Read the journal of the run before, plan the steps that are left, and make the new folder whole in itself."""
+        before = model.num_timesteps
+        is_last = origin.model is None or origin.checkpoint is not None or origin.model.stem == str(self.env_name)
+        if origin.journal is not None and (origin.checkpoint is not None or len(model.replay_buffer) == 0):
+            step = add_journal(model, origin.journal, origin.checkpoint is not None)
+            if is_last and step > before:
+                model.num_timesteps = step
+                model._updates_due += missed_updates(model, before, step)
+                print(f"{model._updates_due} updates for them come first")
+        elif len(model.replay_buffer) == 0:
+            print("There is neither a replay_buffer.pkl nor a journal beside the model: the replay buffer starts empty")
+        planned = self.n_timesteps if origin.model is None else model._total_timesteps
+        if self.asked_timesteps <= 0 and planned > model.num_timesteps:
+            self.n_timesteps = planned - model.num_timesteps
+        self.first_step = model.num_timesteps
+        write_record(Path(self.save_path), origin.run, self.first_step)
+        model.save_checkpoint(Path(self.save_path, CHECKPOINTS), KEPT)
+        print(f"Going on from step {model.num_timesteps} to step {model.num_timesteps + self.n_timesteps}")
 
     # -- the run ---------------------------------------------------------------------------------------------------
 
@@ -259,35 +301,38 @@ class Experiment(ExperimentManager):
         :raises SystemExit: if something ends the run early, after it is saved: with 128 and the number of the signal,
             or with 1 after an error, whose traceback is written
         """
-        learner = Learner(model, goes_on=self.is_ours and self.continue_training)
+        learner = Learner(model, goes_on=self.origin is not None)
         self.callbacks.append(StopAfterStep(self.stopper))
         try:
             with self.stopper.learning():
                 super().learn(learner)  # type: ignore[arg-type]
         except BaseException as error:
             is_stop = self.stopper.received is not None or is_interrupt(error)
-            self._end_early(model, None if is_stop else error)
+            self._end_early(learner, None if is_stop else error)
         if self.stopper.received is not None or learner.is_interrupted:
-            self._end_early(model, None)
+            self._end_early(learner, None)
 
-    def _end_early(self, model: BaseAlgorithm, error: BaseException | None) -> NoReturn:
+    def _end_early(self, learner: Learner, error: BaseException | None) -> NoReturn:
         """Save, say where, and leave."""
+        model = learner.model
         with self.stopper.saving():
             speak_without_a_terminal()
             if error is not None:
                 traceback.print_exception(error)
             try:
-                saved = self._save(model, with_buffer=hasattr(model, "save_replay_buffer"))
+                saved = self._save(model, with_checkpoint=True)
             except BaseException as failure:
                 traceback.print_exception(failure)
                 print(f"The run stopped at step {model.num_timesteps} and could not be saved anywhere", file=sys.stderr)
                 raise SystemExit(1) from None
+            learner.close()
             sys.stdout.flush()
             number = self.stopper.received or signal.SIGINT
             why = type(error).__name__ if error is not None else signal.Signals(number).name
+            path = saved if isinstance(model, CheckpointedAlgorithm) else f"{saved / self.env_name}.zip"
             print(
                 f"{why} ended the run at step {model.num_timesteps}; it was saved to {saved}, go on with: ezv2-train "
-                f"--algo {self.algo} --env {self.env_name.gym_id} -i {saved / self.env_name}.zip",
+                f"--algo {self.algo} --env {self.env_name.gym_id} -i {path}",
                 file=sys.stderr,
                 flush=True,
             )
@@ -299,7 +344,8 @@ class Experiment(ExperimentManager):
         :raises SystemExit: if a signal came while the files were written
         """
         with self.stopper.saving():
-            saved = self._save(model, with_buffer=self.save_replay_buffer)
+            saved = self._save(model, with_checkpoint=False)
+            Learner(model, False).close()
             print(f"The run was saved to {saved}")
             if saved != Path(self.save_path):
                 raise SystemExit(1)
@@ -315,9 +361,8 @@ class Experiment(ExperimentManager):
         if self.stopper.received is not None:
             raise SystemExit(128 + self.stopper.received)
 
-    def _save(self, model: BaseAlgorithm, with_buffer: bool) -> Path:
-        with_buffer = with_buffer and hasattr(model, "save_replay_buffer")
-        return save_run(model, Path(self.save_path), str(self.env_name), with_buffer)
+    def _save(self, model: BaseAlgorithm, with_checkpoint: bool) -> Path:
+        return save_run(model, Path(self.save_path), str(self.env_name), self.save_replay_buffer, with_checkpoint)
 
     # -- tuning ----------------------------------------------------------------------------------------------------
 

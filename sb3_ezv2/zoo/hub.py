@@ -10,12 +10,23 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import huggingface_hub
 import imageio_ffmpeg
+import rl_zoo3
+from huggingface_hub.errors import EntryNotFoundError
 from huggingface_hub.repocard import metadata_save
 from requests import Response
 from requests.exceptions import HTTPError
 
+from sb3_ezv2.common.archives import archive_parts
+from sb3_ezv2.model_files import SavedAlgorithm
+from sb3_ezv2.policy_files import is_policy_archive
+from sb3_ezv2.zoo.replacing import replaced
 from sb3_ezv2.zoo.settings_files import check_metrics, read_settings
+
+METRICS = "train_eval_metrics.zip"
+TRUST = "TRUST_REMOTE_CODE"
+"""Variable that the hub's library asks for before it brings anything; here, before what may execute code."""
 
 
 class OfflineHub:
@@ -56,6 +67,76 @@ def local_file(folder: str) -> Callable[[str, str], str]:
     return load
 
 
+def fetch(repo_id: str, filename: str) -> str:
+    """A function in the place of ``huggingface_sb3.load_from_hub``; policies and settings need no trust.
+
+    :param repo_id: of the repository
+    :param filename: in it
+    :return: path of the file
+    :raises HTTPError: if there is no such file
+    :raises ValueError: if loading the file may execute code, and nobody has said that it is trusted
+    """
+    try:
+        path = huggingface_hub.hf_hub_download(repo_id, filename, library_name="huggingface-sb3")
+    except EntryNotFoundError as error:
+        raise HTTPError(str(error), response=Response()) from error  # what the zoo expects
+    if _may_execute(path, filename) and os.environ.get(TRUST, "").lower() not in ("1", "true", "yes", "on"):
+        raise ValueError(
+            f"loading {filename} of {repo_id} may execute Python code that is pickled in it; set {TRUST}=True if you "
+            "trust its author"
+        )
+    return path
+
+
+def _may_execute(path: str, filename: str) -> bool:
+    if filename.endswith(".zip") and filename != METRICS:
+        with open(path, "rb") as file:
+            return not is_policy_archive(archive_parts(file, path))
+    return filename.endswith(".pkl")
+
+
+def save_for_the_hub(model: SavedAlgorithm, path: str | os.PathLike[str]) -> None:
+    """In the place of ``save``, from which the hub gets its file: the policy alone, which executes nothing.
+
+    :param model: to be shared
+    :param path: of the file without its suffix ``.zip``, which the zoo expects
+    """
+    model.save_policy(f"{os.fspath(path)}.zip")
+
+
+class FolderOfTheRun:
+    """Lets ``rl_zoo3.load_from_hub`` make a folder that was not there; by itself it would share one."""
+
+    def __init__(self) -> None:
+        self.is_taken = False
+        """Whether another process was faster, so that another number is needed."""
+        self._path = ""
+
+    @contextmanager
+    def made_exclusively(self) -> Iterator[None]:
+        """Inside, the next number of a run is used only if its folder is new."""
+        get_latest_run_id, makedirs = rl_zoo3.get_latest_run_id, os.makedirs
+        is_mine = False
+
+        def latest_run_id(log_path: str, env_name: str) -> int:
+            number = get_latest_run_id(log_path, env_name)
+            self._path = os.path.join(log_path, f"{env_name}_{number + 1}")
+            return number
+
+        def make(name: str, mode: int = 0o777, exist_ok: bool = False) -> None:
+            nonlocal is_mine
+            makedirs(name, mode, exist_ok and name != self._path)
+            is_mine = is_mine or name == self._path
+
+        try:
+            with replaced(rl_zoo3, "get_latest_run_id", latest_run_id), replaced(os, "makedirs", make):
+                yield
+        except (FileExistsError, ValueError):
+            self.is_taken = bool(self._path) and not is_mine and os.path.isdir(self._path)
+            if not self.is_taken:
+                raise
+
+
 def checked_file(load: Callable[[str, str], str]) -> Callable[[str, str], str]:
     """A function in the place of ``huggingface_sb3.load_from_hub`` that looks at a file before the zoo takes it.
 
@@ -70,7 +151,7 @@ def checked_file(load: Callable[[str, str], str]) -> Callable[[str, str], str]:
         path = load(repo_id, filename)
         if filename.endswith(".yml"):
             read_settings(Path(path))
-        elif filename == "train_eval_metrics.zip":
+        elif filename == METRICS:
             try:
                 with zipfile.ZipFile(path) as archive:
                     check_metrics(archive.namelist(), path)

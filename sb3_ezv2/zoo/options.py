@@ -15,8 +15,10 @@ import torch as th
 from huggingface_hub.utils._validators import validate_repo_id
 
 from sb3_ezv2.envs.atari import is_atari_id, register_atari
+from sb3_ezv2.zoo import ALGO
 from sb3_ezv2.zoo.checks import check_folder
 from sb3_ezv2.zoo.replacing import replaced
+from sb3_ezv2.zoo.resuming import set_origin
 
 LARGEST = 2**63 - 1
 MOST_ENVS = 4096
@@ -133,6 +135,11 @@ def _parse_checked(
     _check_together(options)
     if isinstance(getattr(options, "env", None), str):
         _check_env(options)
+    if getattr(options, "trained_agent", "") and options.algo == ALGO:
+        try:
+            set_origin(options)
+        except ValueError as error:
+            raise ValueError(f"argument -i/--trained-agent: {error}") from error
     return options
 
 
@@ -166,7 +173,9 @@ def _file_fault(path: str) -> str | None:
 
 
 def _model_fault(path: str) -> str | None:
-    return _file_fault(path) or (None if path.endswith(".zip") else "must be a .zip file, as a model is saved")
+    if Path(path).is_dir():
+        return None
+    return _file_fault(path) or (None if path.endswith(".zip") else "must be a run's folder or a model's .zip file")
 
 
 def _device_fault(name: str) -> str | None:

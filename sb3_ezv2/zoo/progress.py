@@ -26,3 +26,8 @@ class ReturnProgressBar(ProgressBarCallback):
         """What stands before the bar."""
         episodes = self.model.ep_info_buffer
         return f"return {safe_mean([episode['r'] for episode in episodes]):.1f}" if episodes else "return -"
+
+    def clean(self) -> None:
+        """Leave the terminal as it was, whatever ended learning."""
+        if hasattr(self, "pbar"):
+            self.pbar.close()

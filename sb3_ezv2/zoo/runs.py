@@ -1,6 +1,5 @@
 """Folders of runs: each belongs to one run alone, and says which run it goes on with."""
 
-import os
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,14 +38,14 @@ def create_folder(first: Path, number: int, suffix: str = "") -> Path:
             return folder
 
 
-def write_record(run: Path, model_file: str | os.PathLike[str] | None, first_step: int) -> Record:
+def write_record(run: Path, before: Path | None, first_step: int) -> Record:
     """Note in a run's folder who it is.
 
     :param run: its folder
-    :param model_file: of the run that it goes on with
+    :param before: folder of the run that it goes on with
     :param first_step: environment steps before it
     """
-    parent = read_record(Path(model_file).parent).id if model_file else None
+    parent = read_record(before).id if before is not None else None
     record = Record(str(uuid.uuid4()), parent, first_step)
     write_text(run / RECORD, yaml.safe_dump(record._asdict()))
     return record

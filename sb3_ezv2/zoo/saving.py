@@ -10,14 +10,16 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from sb3_ezv2.checkpoints import CheckpointedAlgorithm
 from sb3_ezv2.common.files import replacing
+from sb3_ezv2.zoo.resuming import CHECKPOINTS, KEPT
 
 OTHER_PLACE = "ezv2-saved"
 """Folder for runs whose own folder takes nothing any more."""
 
 
-def save_run(model: BaseAlgorithm, run: Path, name: str, with_buffer: bool) -> Path:
-    """Save the model, its replay buffer and its normalisation as the zoo names them.
+def save_run(model: BaseAlgorithm, run: Path, name: str, with_buffer: bool, with_checkpoint: bool) -> Path:
+    """Save the model, its replay buffer and its normalisation as the zoo names them, and a checkpoint.
 
     If the run's folder takes nothing, as on a full disk, a folder elsewhere does. Nothing is overwritten before its
     successor is whole.
@@ -26,13 +28,14 @@ def save_run(model: BaseAlgorithm, run: Path, name: str, with_buffer: bool) -> P
     :param run: folder of the run
     :param name: of the environment, in the names of files
     :param with_buffer: whether to save the replay buffer
+    :param with_checkpoint: whether to save a checkpoint; algorithms of others have their replay buffer saved instead
     :return: folder that holds all of it
     :raises OSError: if no place takes it
     """
     errors: list[OSError] = []
     for place in (run, *other_places(run)):
         try:
-            _save_parts(model, place, name, with_buffer)
+            _save_parts(model, place, name, with_buffer, with_checkpoint)
         except OSError as error:
             errors.append(error)
             print(f"Cannot save in {place}: {error}", file=sys.stderr)
@@ -43,11 +46,16 @@ def save_run(model: BaseAlgorithm, run: Path, name: str, with_buffer: bool) -> P
     raise errors[0]
 
 
-def _save_parts(model: BaseAlgorithm, folder: Path, name: str, with_buffer: bool) -> None:
+def _save_parts(model: BaseAlgorithm, folder: Path, name: str, with_buffer: bool, with_checkpoint: bool) -> None:
     (folder / name).mkdir(parents=True, exist_ok=True)
+    if isinstance(model, CheckpointedAlgorithm):
+        if with_checkpoint:
+            model.save_checkpoint(folder / CHECKPOINTS, KEPT)
+    else:
+        with_buffer = with_buffer or with_checkpoint
     _replace(folder / f"{name}.zip", model.save)
-    if with_buffer:
-        _replace(folder / "replay_buffer.pkl", model.save_replay_buffer)  # type: ignore[attr-defined]
+    if with_buffer and hasattr(model, "save_replay_buffer"):
+        _replace(folder / "replay_buffer.pkl", model.save_replay_buffer)
     vec_normalize = model.get_vec_normalize_env()
     if vec_normalize is not None:
         _replace(folder / name / "vecnormalize.pkl", lambda path: vec_normalize.save(str(path)))

@@ -20,6 +20,8 @@ TAG = "tag:yaml.org,2002:python/"
 FUNCTIONS_FROM = {"gymnasium", "rl_zoo3", "sb3_ezv2", "stable_baselines3"}
 """Packages whose functions may wrap an environment; from others, classes of wrappers only."""
 METRICS = "*.monitor.csv or evaluations.npz"
+EVALUATED = ("policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs", "monitor_kwargs", "normalize")
+"""Entries of a hyperparameter file that the zoo runs as Python where they are text."""
 
 
 class SettingsLoader(yaml.SafeLoader):
@@ -103,6 +105,29 @@ def saved_hyperparams(
     _check_kind(path, hyperparams, "frame_stack", int | None)
     _check_kind(path, hyperparams, "env_kwargs", dict)
     return hyperparams, stats_path
+
+
+def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Hyperparameters and options of a run to go on with, empty where it left none.
+
+    :param folder: the one with ``args.yml`` and ``config.yml``
+    :raises ValueError: if they are damaged, or hold what would have to be run
+    """
+    config, args = folder / "config.yml", folder / "args.yml"
+    hyperparams = read_settings(config) if config.is_file() else {}
+    for name in EVALUATED:
+        if isinstance(text := hyperparams.get(name), str):
+            try:
+                keyword_values(text)
+            except ValueError as error:
+                raise ValueError(f"{config} is refused: {name}: {error}; name a file of your own with -c") from error
+    for name in ("env_wrapper", "vec_env_wrapper"):
+        check_wrappers(hyperparams, name)
+    options = read_settings(args) if args.is_file() else {}
+    for name in ("env_kwargs", "eval_env_kwargs"):
+        if not isinstance(options.get(name), dict | None):
+            raise ValueError(f"{args} is damaged: {name} must be null or hold arguments by name")
+    return hyperparams, options
 
 
 def _check_kind(path: Path, hyperparams: Mapping[str, Any], name: str, kind: Any) -> None:

@@ -141,7 +141,7 @@ def test_a_third_kind_learns_saves_loads_and_plans(space, policy, network, image
     model = tiny_model(RandomEnv(images, space), policy, random_repeat=2, **kwargs).learn(60)
     assert_finite_parameters(model)
     kind = model.policy.action_kind
-    assert model._n_step == kind.td_steps
+    assert model.arguments.targets.n_step(model.policy.action_kind) == kind.td_steps
     assert model.replay_buffer.actions.shape[2:] == kind.shape and model.replay_buffer.actions.dtype == kind.dtype
     model.save(tmp_path / "model")
     model.save_replay_buffer(tmp_path / "buffer")

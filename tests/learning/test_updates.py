@@ -93,7 +93,7 @@ def gradients(model: EfficientZeroV2) -> list[th.Tensor]:
     model.policy.optimizer.param_groups[0]["lr"] = 0.0
     found = []
     for mixed_precision in (False, True):
-        th.manual_seed(0)
+        model.policy.copies.seed(0)
         output = update(model.policy.copies, tensors, UpdateSettings(COEFFICIENTS, 1e9, 0.05, mixed_precision))
         assert output.priorities.dtype == th.float32
         assert all(value.dtype == th.float32 for value in output.logs.values())

@@ -23,8 +23,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack,
 
 from benchmarks.reliability.journal_kills import damage, transition_sums
 from sb3_ezv2 import EfficientZeroV2, TrajectoryReplayBuffer, TransitionJournal
+from sb3_ezv2.common.plain_spaces import space_to_plain
 from sb3_ezv2.replay.journal import JournalWriter
-from sb3_ezv2.replay.journal_format import TABLES, describe_space
+from sb3_ezv2.replay.journal_format import TABLES
 from sb3_ezv2.replay.slots import EMPTY, TRANSITION
 from tests.helpers.envs import ProvenanceEnv, RandomEnv
 from tests.helpers.tiny import CONTINUOUS, DISCRETE, all_windows, provenance_envs, tiny_model
@@ -254,6 +255,9 @@ def test_what_comes_after_a_checkpoint(path):
     for step, buffer in copies.by_step.items():
         summary = buffer.add_journal(path, after=("robot 7", step))
         assert (summary.n_transitions, summary.damage) == (60 - step, ())
+        # Where nothing comes later, open episodes stay open: their environments go on.
+        np.testing.assert_array_equal(buffer.frontiers >= 0, step == 60)
+        buffer.close_streams()
         assert_same_buffers(buffer, model.replay_buffer)
 
 
@@ -317,9 +321,9 @@ def test_spaces_that_differ_are_told_apart():
     ]  # fmt: skip
     for i, ours in enumerate(several):
         for k, theirs in enumerate(several):
-            assert (describe_space(ours) == describe_space(theirs)) == (i == k)
+            assert (space_to_plain(ours) == space_to_plain(theirs)) == (i == k)
     with pytest.raises(ValueError, match="Text"):
-        describe_space(spaces.Text(3))
+        space_to_plain(spaces.Text(3))
 
 
 def test_what_is_no_journal_is_refused(path, example):

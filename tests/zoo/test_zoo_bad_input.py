@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from sb3_ezv2 import EfficientZeroV2, command_line
+from sb3_ezv2.checkpoints import checkpoints_in
 from sb3_ezv2.common import user_errors
 from sb3_ezv2.zoo.settings import check_names, choose_file, hyperparameter_file
 from tests.helpers.tiny import TINY_NETWORK
@@ -243,8 +244,10 @@ def test_errors_while_learning_keep_their_traceback_and_the_run_is_saved(monkeyp
     assert "Traceback" in said and "ValueError: a mistake in the algorithm" in said
     last = said.splitlines()[-1]
     assert last.startswith("ValueError ended the run at step 41; it was saved to ")
-    assert "-i logs/ezv2/CartPole-v1_1/CartPole-v1.zip" in last
-    assert {"CartPole-v1.zip", "replay_buffer.pkl"} <= files(tmp_path / "logs" / "ezv2" / "CartPole-v1_1")
+    assert last.endswith("-i logs/ezv2/CartPole-v1_1")
+    (checkpoint,) = checkpoints_in("logs/ezv2/CartPole-v1_1/checkpoints")
+    assert checkpoint.name == "checkpoint_000001_41_steps"
+    assert "CartPole-v1.zip" in files(tmp_path / "logs" / "ezv2" / "CartPole-v1_1")
 
 
 def test_tracebacks_can_be_asked_for(monkeypatch):

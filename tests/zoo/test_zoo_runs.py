@@ -37,11 +37,11 @@ def test_a_record_names_the_parent(tmp_path):
     for name in ("first", "second", "old"):
         (tmp_path / name).mkdir()
     first = write_record(tmp_path / "first", None, 0)
-    second = write_record(tmp_path / "second", tmp_path / "first" / "A-v0.zip", 40)
+    second = write_record(tmp_path / "second", tmp_path / "first", 40)
     assert (first.parent, second.parent, second.first_step) == (None, first.id, 40)
     assert read_record(tmp_path / "second") == second
     assert read_record(tmp_path / "old") == (str((tmp_path / "old").resolve()), None, 0)
-    assert write_record(tmp_path / "first", tmp_path / "old" / "A-v0.zip", 1).parent == read_record(tmp_path / "old").id
+    assert write_record(tmp_path / "first", tmp_path / "old", 1).parent == read_record(tmp_path / "old").id
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "id: 1", "a: [1", "id: x\nparent: null\nfirst_step: many"])
@@ -56,7 +56,7 @@ def test_lines_of_runs(tmp_path):
     runs = [tmp_path / str(n) for n in range(5)]
     for run, parent, first_step in zip(runs, [None, 0, 1, 0, None], [0, 40, 80, 20, 0], strict=True):
         run.mkdir()
-        write_record(run, None if parent is None else runs[parent] / "A-v0.zip", first_step)
+        write_record(run, None if parent is None else runs[parent], first_step)
     assert lines_of_runs(runs) == [[(runs[0], 0), (runs[1], 40), (runs[2], 80)], [(runs[4], 0)]]
     assert lines_of_runs([runs[2], runs[1]]) == [[(runs[1], 40), (runs[2], 80)]]  # its first run is not among them
     assert lines_of_runs([]) == []
@@ -75,7 +75,7 @@ def resumed(tmp_path) -> list[Path]:
     ]
     np.savez(runs[1] / "evaluations.npz", timesteps=[300, 400], results=[[5.0], [6.0]])
     write_record(runs[0], None, 0)
-    write_record(runs[1], runs[0] / "A-v0.zip", 200)
+    write_record(runs[1], runs[0], 200)
     write_record(runs[2], None, 0)
     return runs
 

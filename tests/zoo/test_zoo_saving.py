@@ -6,17 +6,20 @@ import signal
 import subprocess
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_ezv2 import EfficientZeroV2, command_line
 from sb3_ezv2.common import files as replacing_files
 from sb3_ezv2.zoo import saving, stopping
 from sb3_ezv2.zoo.evaluation import Evaluation
+from sb3_ezv2.zoo.resuming import CHECKPOINTS
 from sb3_ezv2.zoo.stopping import StopAfterStep, Stopped, Stopper, is_interrupt, workers_without_ctrl_c
 from tests.helpers.tiny import tiny_model
 from tests.helpers.zoo import TINY, environment, files, start
@@ -56,6 +59,16 @@ def ended(does, *arguments: str) -> int:
 
 
 def assert_saved(folder: Path, n_steps: int) -> None:
+    """The model that ``enjoy`` shows, and a checkpoint to go on with."""
+    assert EfficientZeroV2.load(folder / "CartPole-v1.zip", device="cpu").num_timesteps == n_steps
+    env = make_vec_env("CartPole-v1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the zoo's environments have other wrappers
+        model = EfficientZeroV2.load_checkpoint(folder / CHECKPOINTS, env, device="cpu")
+    assert model.num_timesteps == len(model.replay_buffer) == n_steps
+
+
+def assert_finished(folder: Path, n_steps: int) -> None:
     model = EfficientZeroV2.load(folder / "CartPole-v1.zip", device="cpu")
     model.load_replay_buffer(folder / "replay_buffer.pkl")
     assert model.num_timesteps == len(model.replay_buffer) == n_steps
@@ -145,7 +158,7 @@ def test_a_signal_during_the_last_save_of_a_finished_run(monkeypatch):
 
     monkeypatch.setattr(EfficientZeroV2, "save", interrupted_save)
     assert ended(lambda: None, "--save-replay-buffer") == 128 + signal.SIGTERM
-    assert_saved(RUN, 100)
+    assert_finished(RUN, 100)
 
 
 def full_below(folder: Path, monkeypatch) -> None:
@@ -174,7 +187,10 @@ def test_a_full_disk_leads_to_another_place(monkeypatch, capsys, tmp_path):
     assert ended(fill) == 1
     said = capsys.readouterr().err
     (place,) = (other / saving.OTHER_PLACE).iterdir()
-    assert f"Cannot save in {RUN}: [Errno {errno.ENOSPC}]" in said and f"{RUN}/CartPole-v1.zip" in said
+    assert (
+        f"Cannot save in {RUN}: [Errno {errno.ENOSPC}]" in said
+        and f"{RUN}/{CHECKPOINTS}/checkpoint_000001_60_steps/model.zip" in said
+    )
     assert said.strip().splitlines()[-1].startswith(f"OSError ended the run at step 60; it was saved to {place}")
     assert_saved(place, 60)
     assert {"CartPole-v1/config.yml", "CartPole-v1/args.yml"} <= files(place)
@@ -188,7 +204,7 @@ def test_a_finished_run_on_a_full_disk(monkeypatch, capsys, tmp_path):
     assert ended(lambda: full_below(tmp_path / "logs", monkeypatch), "--save-replay-buffer") == 1
     (place,) = (other / saving.OTHER_PLACE).iterdir()
     assert f"The run was saved to {place}" in capsys.readouterr().out
-    assert_saved(place, 100)
+    assert_finished(place, 100)
 
 
 def test_no_place_at_all(monkeypatch, capsys, tmp_path):

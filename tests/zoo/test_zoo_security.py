@@ -1,5 +1,6 @@
 """What lies beside a model runs nothing."""
 
+import os
 import shutil
 import zipfile
 from collections import OrderedDict
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 from sb3_ezv2 import EfficientZeroV2, command_line
+from sb3_ezv2.zoo import hub
 from sb3_ezv2.zoo.hub import checked_file
 from sb3_ezv2.zoo.settings_files import check_wrappers, keyword_values, read_settings, saved_hyperparams
 from tests.helpers.tiny import TINY_NETWORK
@@ -150,3 +152,61 @@ def test_files_of_the_hub_are_looked_at(tmp_path):
     with pytest.raises(ValueError, match="is damaged"):
         checked_file(load)("us/model", "train_eval_metrics.zip")
     assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("text", ["__import__('os').system('touch ran')", "dict(x=open('ran', 'w'))"])
+@pytest.mark.parametrize("name", ["policy_kwargs", "replay_buffer_kwargs", "normalize"])
+def test_going_on_with_a_model_runs_no_settings(capsys, settings, name, text):
+    (settings / "config.yml").write_text(yaml.safe_dump({name: text, "policy": "MlpPolicy", "n_timesteps": 10}))
+    with pytest.raises(SystemExit):
+        command_line.run("train", ["--env", "CartPole-v1", "-i", str(settings.parent)])
+    assert f"config.yml is refused: {name}" in capsys.readouterr().err
+    assert not Path("ran").exists()
+
+
+def test_only_what_may_execute_needs_trust(tmp_path, model_file, monkeypatch):
+    EfficientZeroV2.load(model_file, device="cpu").save_policy(tmp_path / "policy.zip")
+    shutil.copy(model_file, tmp_path / "model.zip")
+    for name in ("vec_normalize.pkl", "args.yml"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(hub.huggingface_hub, "hf_hub_download", lambda repo, name, **_: str(tmp_path / name))
+    monkeypatch.delenv(hub.TRUST, raising=False)
+    for name in ("policy.zip", "args.yml"):
+        assert hub.fetch("us/model", name) == str(tmp_path / name)
+    for name in ("model.zip", "vec_normalize.pkl"):
+        with pytest.raises(ValueError, match=f"loading {name} of us/model may execute .* set TRUST_REMOTE_CODE=True"):
+            hub.fetch("us/model", name)
+    monkeypatch.setenv(hub.TRUST, "True")
+    assert hub.fetch("us/model", "model.zip") == str(tmp_path / "model.zip")
+
+
+def test_what_the_hub_does_not_have(monkeypatch):
+    def missing(*_, **__):
+        raise hub.EntryNotFoundError("vec_normalize.pkl")
+
+    monkeypatch.setattr(hub.huggingface_hub, "hf_hub_download", missing)
+    with pytest.raises(hub.HTTPError):
+        hub.fetch("us/model", "vec_normalize.pkl")
+
+
+def test_a_folder_that_another_process_makes_first_is_not_shared(monkeypatch, model_file):
+    """The next number is taken."""
+    repository = Path("hub/ezv2-CartPole-v1")
+    repository.mkdir(parents=True)
+    shutil.copy(model_file, repository / "ezv2-CartPole-v1.zip")
+    for name in ("args.yml", "config.yml", "env_kwargs.yml"):
+        (repository / name).write_text("{}\n")
+    with zipfile.ZipFile(repository / "train_eval_metrics.zip", "w"):
+        pass
+    theirs = Path("logs/ezv2/CartPole-v1_1")
+    makedirs = os.makedirs
+
+    def late(name, mode=0o777, exist_ok=False):
+        if Path(name) == theirs and not theirs.exists():
+            theirs.mkdir(parents=True)
+        makedirs(name, mode, exist_ok)
+
+    monkeypatch.setattr(os, "makedirs", late)
+    command_line.run("load_from_hub", ["--env", "CartPole-v1", "-orga", "us", "--local", "hub"])
+    assert list(theirs.iterdir()) == []
+    assert (theirs.with_name("CartPole-v1_2") / "CartPole-v1.zip").is_file()
