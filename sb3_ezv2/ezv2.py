@@ -13,6 +13,7 @@ from sb3_ezv2.common.arguments import shown, switch
 from sb3_ezv2.common.spaces import check_observation_space, named_arrays
 from sb3_ezv2.common.tensors import to_tensors, torch_threads
 from sb3_ezv2.common.type_aliases import TrainingTargets, TrajectoryBatch
+from sb3_ezv2.learning.diagnostics import FIRST, INTERVAL, Diagnostics
 from sb3_ezv2.learning.losses import tensor_batch
 from sb3_ezv2.learning.reanalyze import MixedValueRule, Reanalyzer
 from sb3_ezv2.learning.statistics import DataStatistics, set_rewards
@@ -176,6 +177,7 @@ class EfficientZeroV2(CheckpointedAlgorithm):
         self.updater = Updater(policy.copies)
         use_cache = self.arguments.targets.use_target_cache
         self.reanalyzer = Reanalyzer(policy.planner, policy.action_kind, use_cache)
+        self.diagnostics = Diagnostics(self.gamma, self.n_envs)
         if not hasattr(self, "statistics"):  # a loaded model brings its own
             self.statistics = DataStatistics(len(policy.model.observation_mean))
         self.policy = policy
@@ -204,6 +206,10 @@ class EfficientZeroV2(CheckpointedAlgorithm):
         self.reanalyzer.cache.clear()
         self.statistics.describe(self._flat(part) for part in self.replay_buffer.stored_observations())
 
+    def _start_streams(self) -> None:
+        super()._start_streams()
+        self.diagnostics.begin_streams()
+
     # -- collecting ------------------------------------------------------------------------------------------------
 
     def learn(
@@ -224,6 +230,7 @@ class EfficientZeroV2(CheckpointedAlgorithm):
         total_timesteps, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
+        self.diagnostics.symptoms.begin_run()
         callback.on_training_start(locals(), globals())
         with torch_threads(self.arguments.engine.n_threads if self.device.type == "cpu" else None):
             while self.num_timesteps < total_timesteps or self._is_in_between:
@@ -251,13 +258,16 @@ class EfficientZeroV2(CheckpointedAlgorithm):
             return self._random_actions
         assert self._last_obs is not None
         tensors, _ = self.policy.obs_to_tensor(self._last_obs)
-        return self.policy.search(tensors).actions
+        plan = self.policy.search(tensors)
+        self.diagnostics.root_values = plan.root_values
+        return plan.actions
 
     def _store(
         self, actions: np.ndarray, new_obs: Any, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
     ) -> None:
         """Add one step of every environment to the replay buffer and to the statistics."""
         self._add_to_buffer(actions, new_obs, rewards, dones, infos)
+        self.diagnostics.see_step(rewards, dones, infos)
         assert self._last_original_obs is not None
         self.statistics.update(self._flat(self._last_original_obs))
 
@@ -282,6 +292,8 @@ class EfficientZeroV2(CheckpointedAlgorithm):
         for _ in range(gradient_steps):
             if self._n_updates % self.arguments.targets.target_update_interval == 0:
                 self._refresh_target()
+            if self._n_updates % INTERVAL == FIRST:
+                self._inspect()
             batch = self._sample()
             targets = self._reanalyze(batch)
             output = self.updater(tensor_batch(batch, targets, self.device), settings)
@@ -290,6 +302,7 @@ class EfficientZeroV2(CheckpointedAlgorithm):
             self.replay_buffer.update_priorities(batch.slots[:, 0], output.priorities.cpu().numpy())
             logs.append(th.stack([*output.logs.values()]))  # copied, for the next update may overwrite them
             self.logger.record_mean("train/searched_fraction", self.reanalyzer.searched_fraction)
+            self.logger.record_mean("train/search_value_fraction", self.reanalyzer.search_value_fraction)
         self._log_updates(list(output.logs), logs)
 
     def _sample(self) -> TrajectoryBatch:
@@ -327,14 +340,41 @@ class EfficientZeroV2(CheckpointedAlgorithm):
         model, average, normalizer = self.policy.model, self.policy.average_model, self.normalizer
         self.statistics.set_observations(normalizer, model, average)
         rewards = self.replay_buffer.stored_rewards(normalizer)
+        self.diagnostics.see_rewards(
+            rewards, self.replay_buffer, self.arguments.exploration.learning_starts, self.logger
+        )
         # Later the unit of the average follows that of the model as the weights do, see ModelCopies.
         set_rewards(rewards, *((model, average) if self.target_version == 0 else (model,)))
         self.policy.copies.update_target()
+        # Now nearly all states of the next batch are searched.
+        interval = max(self.arguments.targets.target_update_interval, INTERVAL)
+        self.reanalyzer.wants_statistics |= self._n_updates % interval == 0
         self.target_version += 1
+
+    def _inspect(self) -> None:
+        """Measure what is logged of values, model and search; nothing of the run changes."""
+        targets = self.arguments.targets
+        self.diagnostics.inspect(
+            self.policy.average_model,
+            self.replay_buffer,
+            targets.td_fresh,
+            targets.unroll_steps,
+            targets.n_step(self.policy.action_kind),
+            self.normalizer,
+        )
 
     def _log_updates(self, names: list[str], logs: list[th.Tensor]) -> None:
         """Record the mean over updates, which the logger takes over all updates since the log was written last."""
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        for values in th.stack(logs).tolist():
+        self.diagnostics.keep("search", self.reanalyzer.take_statistics())
+        rows = self.diagnostics.copied_with(logs)
+        for values in rows[: len(logs)]:
             for name, value in zip(names, values, strict=True):
                 self.logger.record_mean(f"train/{name}", value)
+        if len(rows) > len(logs):
+            self.diagnostics.write(rows[-1], self.logger, self.num_timesteps, self._total_timesteps)
+
+    def dump_logs(self) -> None:
+        """Write the log of the episodes since the last call."""
+        self.diagnostics.record_calibration(self.logger)
+        super().dump_logs()

@@ -30,7 +30,16 @@ class SavedAlgorithm(ReplayAlgorithm):
     def _excluded_save_params(self) -> list[str]:
         return [
             *super()._excluded_save_params(),
-            *("replay_buffer", "reanalyzer", "updater", "rng", "_random_actions", "_stream_is_whole", "_n_own_calls"),
+            *(
+                "replay_buffer",
+                "reanalyzer",
+                "diagnostics",
+                "updater",
+                "rng",
+                "_random_actions",
+                "_stream_is_whole",
+                "_n_own_calls",
+            ),
         ]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:

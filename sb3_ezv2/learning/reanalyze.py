@@ -11,6 +11,7 @@ from sb3_ezv2.common.normalization import UNCHANGED, Normalizer
 from sb3_ezv2.common.recording import RecordedRows
 from sb3_ezv2.common.tensors import on_device_together, to_tensors
 from sb3_ezv2.common.type_aliases import PolicyTargets, TrainingTargets, TrajectoryBatch
+from sb3_ezv2.learning.search_statistics import search_statistics
 from sb3_ezv2.learning.targets import MultiStepReturns, loss_masks, n_step_returns, uses_td, value_prefixes
 from sb3_ezv2.networks.model import EfficientZeroModel, ImageModel
 from sb3_ezv2.planning.planner import Planner
@@ -89,6 +90,9 @@ class Reanalyzer:
         self.cache = TargetCache(action_kind)
         self.use_cache = use_cache
         self.searched_fraction = 0.0  # of the last batch
+        self.search_value_fraction = 0.0  # of its value targets, those that are values of a search
+        self.wants_statistics = False  # of the next search
+        self.statistics: dict[str, th.Tensor] = {}  # of the last search that was wanted, until they are taken
 
     def prioritise_new(
         self, model: EfficientZeroModel, buffer: TrajectoryReplayBuffer, normalizer: Normalizer = UNCHANGED
@@ -129,6 +133,7 @@ class Reanalyzer:
         td_steps = batch.rewards.shape[1] - unroll
         returns = n_step_returns(batch.rewards, batch.n_ahead, batch.terminated, self.planner.discount, td_steps)
         td = uses_td(batch.ages, batch.n_ahead, *rule)
+        self.search_value_fraction = 1.0 - np.count_nonzero(td) / td.size
         values = np.where(td, td_values(batch, returns, td, buffer, model, normalizer), search_values)
         rewards = go_on_past_the_end(batch, values, buffer, model, normalizer)
         return TrainingTargets(
@@ -137,6 +142,11 @@ class Reanalyzer:
             policies=policies,
             masks=masks,
         )
+
+    def take_statistics(self) -> dict[str, th.Tensor]:
+        """Statistics of the search that was wanted, once; empty before it was made."""
+        taken, self.statistics = self.statistics, {}
+        return taken
 
     def _search_targets(
         self,
@@ -189,6 +199,8 @@ class Reanalyzer:
             noise = self.planner.draw_noise(model, len(chunk), rng)
             plan = self.planner.plan(model, observations, noise, explore=True)
             found = model.action_kind.policy_targets(plan)
+            if self.wants_statistics:
+                self.statistics, self.wants_statistics = search_statistics(model, observations, plan), False
             values.append(plan.improved_values)
             actions.append(found.actions)
             weights.append(found.weights)

@@ -331,6 +331,17 @@ class TrajectoryReplayBuffer:
         weights = (self.n_transitions * probabilities) ** -beta
         weights = np.maximum(weights / weights.max(), MIN_WEIGHT).astype(np.float32)
 
+        return self.windows(starts, unroll_steps, td_steps, rng, normalizer)._replace(weights=weights)
+
+    def windows(
+        self,
+        starts: np.ndarray,
+        unroll_steps: int,
+        td_steps: int,
+        rng: np.random.Generator,
+        normalizer: Normalizer = UNCHANGED,
+    ) -> TrajectoryBatch:
+        """What :meth:`sample` gives for the transitions in the slots ``starts [n]``, all with the weight 1."""
         length = unroll_steps + td_steps
         # The ring closes only when it has its full size; until then the frontier stands before the last row.
         slots, n_ahead = follow_slots(self.kinds.reshape(-1), starts, length, self.n_envs)
@@ -346,7 +357,7 @@ class TrajectoryReplayBuffer:
             actions=self._actions_at(states[:, :-1], real[:, :unroll_steps], rng),
             rewards=rewards,
             ages=self.n_observations - self.ids_at(states),
-            weights=weights,
+            weights=np.ones(len(starts), np.float32),
         )
 
     def _actions_at(self, slots: np.ndarray, real: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -392,3 +392,34 @@ def test_recorded_evaluations_give_the_same_targets(action_space, monkeypatch):
     np.testing.assert_allclose(plain[-1], errors, rtol=1e-4, atol=1e-5)
     for function in reanalyze.RECORDED.values():
         assert setting.model in function._recordings
+
+
+@pytest.mark.parametrize("fresh", [0, 15, 10**9])
+def test_the_share_of_search_values_among_the_targets(fresh):
+    setting = Setting(DISCRETE)
+    setting.fill()
+    batch = setting.sample()
+    setting.targets(batch, rule=MixedValueRule(td_phase=False, fresh=fresh))
+    states = np.arange(UNROLL + 1)
+    searched = [
+        age > fresh and state < ahead
+        for ages, ahead in zip(batch.ages, batch.n_ahead, strict=True)
+        for age, state in zip(ages, states, strict=True)
+    ]
+    assert setting.reanalyzer.search_value_fraction == pytest.approx(np.mean(searched))
+    assert (0.0 < np.mean(searched) < 1.0) == (fresh < 10**9)
+    setting.targets(batch, rule=ALWAYS_TD)
+    assert setting.reanalyzer.search_value_fraction == 0.0
+
+
+def test_statistics_of_a_search_are_made_once_when_they_are_wanted():
+    setting = Setting(DISCRETE)
+    setting.fill()
+    setting.targets(setting.sample())
+    assert setting.reanalyzer.take_statistics() == {}
+    setting.reanalyzer.wants_statistics = True
+    setting.targets(setting.sample())
+    assert setting.reanalyzer.take_statistics() == {}  # nothing had to be searched
+    setting.targets(setting.sample(), version=2)
+    assert len(setting.reanalyzer.take_statistics()) == 4
+    assert setting.reanalyzer.take_statistics() == {} and not setting.reanalyzer.wants_statistics
