@@ -59,9 +59,10 @@ class DataStatistics:
     :param observation_dim: size of the flattened observation
     """
 
+    count_in_models = 0.0  # of the observations that the models' normalisation is made of
+
     def __init__(self, observation_dim: int) -> None:
         self.observations = RunningMeanStd(shape=(observation_dim,))
-        self.count_in_models = 0.0  # of the observations that the models' normalisation is made of
 
     def update(self, observations: np.ndarray) -> None:
         """Take in one step of every environment.
