@@ -15,6 +15,7 @@ from benchmarks.records import RESULTS, write_text
 INDEX = RESULTS / "README.md"
 PAGES = {
     "learning": "README.md",
+    "reward_unit": "README.md",
     "td_steps_": "docs/deviations.md",
     "classic_control": "docs/zoo.md",
     "atari_100k": "docs/zoo.md",

@@ -16,8 +16,8 @@ from torch import nn
 from sb3_ezv2.common.actions.box import MEAN_BOUND, MIN_FLATTENED_STD, MIN_STD
 from sb3_ezv2.common.type_aliases import Noise
 from sb3_ezv2.networks.layers import ResidualBlock
-from sb3_ezv2.networks.model import CategoricalScalar, EfficientZeroModel
-from sb3_ezv2.networks.supports import EPSILON
+from sb3_ezv2.networks.model import EfficientZeroModel
+from sb3_ezv2.networks.supports import UNUSED, Support
 
 Layer = Callable[[jax.Array], jax.Array]
 IMPOSSIBLE = -1e9
@@ -49,12 +49,11 @@ def _in_order(parts: list[Layer], x: jax.Array) -> jax.Array:
     return x
 
 
-def _scalar(logits: jax.Array, support: CategoricalScalar) -> jax.Array:
-    """``decompress(E[support])``, see :mod:`sb3_ezv2.networks.supports`."""
-    y = jax.nn.softmax(logits) @ jnp.linspace(-support.bound, support.bound, support.n_bins)
-    root = jnp.sqrt(1.0 + 4.0 * EPSILON * (1.0 + EPSILON + jnp.abs(y)))
-    u_minus_1 = 2.0 * jnp.abs(y) / (root + (1.0 + 2.0 * EPSILON))
-    return jnp.sign(y) * u_minus_1 * (u_minus_1 + 2.0)
+def _scalar(logits: jax.Array, support: Support) -> jax.Array:
+    """Mean over the points within the reach, see :class:`sb3_ezv2.networks.supports.Support`."""
+    points = jnp.asarray(support.points.numpy())
+    used = jnp.where(jnp.abs(points) > float(support.reach), UNUSED, logits)
+    return jax.nn.softmax(used) @ points
 
 
 class MctxPlanner:
