@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.type_aliases import RolloutReturn, TrainFreq
 from stable_baselines3.common.utils import safe_mean, should_collect_more_steps
@@ -72,6 +73,8 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
     _n_stack = 1  # of VecFrameStack; saved with the model, which may be loaded without environments
 
     def _setup_model(self) -> None:
+        if not hasattr(self, "_logger"):  # ``train`` may be called without ``learn``
+            self._logger = Logger(None, [])
         if not hasattr(self, "run_id"):  # a loaded model goes on with its own
             self.run_id = uuid.uuid4().hex
 
