@@ -6,7 +6,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNorm
 
 from sb3_ezv2.common.vec_envs import CallCounter
 from tests.helpers.envs import ProvenanceEnv, RandomEnv
-from tests.helpers.tiny import assert_windows_name_themselves, provenance_envs, tiny_model
+from tests.helpers.tiny import all_windows, assert_windows_name_themselves, provenance_envs, tiny_model
 from tests.networks.test_cnn import GREY, TINY_IMAGE_NETWORK
 
 
@@ -24,7 +24,7 @@ def test_an_environment_used_between_two_calls_of_learn_begins_anew():
     model = tiny_model(provenance_envs(2)).learn(40)
     evaluate_policy(model, model.get_env(), 2)
     model.learn(60, reset_num_timesteps=False)
-    places = model.replay_buffer.observations["observation"]
+    places = all_windows(model.replay_buffer).observations["observation"]
     assert len(model.replay_buffer) == 100
     assert_windows_name_themselves(model.replay_buffer, closed=AnyPlace())
     assert places[..., 1].max() >= 4  # the episodes of the evaluation are missing, not joined

@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -236,14 +237,15 @@ def test_ctrl_c_reaches_the_processes_of_environments_too(tmp_path):
     """As a terminal does it: the whole group gets the signal."""
     command = ["train", *ARGUMENTS, "--vec-env", "subproc", "-params", *TINY, "n_timesteps:1000000", "n_envs:2"]
     process = subprocess.Popen(
-        ["python", "-m", "sb3_ezv2.train", *command[1:]],
+        [sys.executable, "-m", "sb3_ezv2.train", *command[1:]],
         cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     monitor = tmp_path / RUN / "1.monitor.csv"
     deadline = time.time() + 300
     while not (monitor.is_file() and len(monitor.read_text().splitlines()) > 4):
-        assert process.poll() is None and time.time() < deadline
+        assert process.poll() is None, process.communicate()[1]
+        assert time.time() < deadline
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)
     said = process.communicate(timeout=60)[1]
