@@ -114,7 +114,7 @@ class SavedAlgorithm(ReplayAlgorithm):
         <sb3_ezv2.policies.PlanningPolicy.load>` and :meth:`load` read it. ``VecNormalize`` has a file of its own.
 
         :param path: file to write, replaced as a whole; ``.pt`` is added if it has no suffix
-        :raises ValueError: if an argument of the policy is no number, text or ``None``
+        :raises ValueError: if an argument of the policy cannot be written, as a function
         """
         target = Path(path)
         self.policy.save(str(target if target.suffix else target.with_name(f"{target.name}.pt")))

@@ -152,7 +152,7 @@ class PlanningPolicy(BasePolicy):
         """Save the acting network with its settings, without what only training needs.
 
         :param path: file to write, replaced as a whole
-        :raises ValueError: if an argument of the policy is no number, text or ``None``
+        :raises ValueError: if an argument of the policy cannot be written, as a function
         """
         arguments, name = self._get_constructor_parameters(), type(self).__name__
         with open_to_replace(path) as file:
@@ -318,6 +318,7 @@ class EZV2Policy(PlanningPolicy):
 
     def make_model(self, action_kind: ActionKind, gamma: float) -> EfficientZeroModel:
         """Build the world model for vectors."""
+        self.normalize_images = self.network.normalize_images
         return vector_model(self.observation_space, action_kind, gamma, self.network)
 
 
@@ -375,12 +376,16 @@ def policy_for(
 ) -> type[PlanningPolicy]:
     """``CnnPolicy`` in place of ``MultiInputPolicy`` for a ``Dict`` with images that it can see.
 
+    With a features extractor, which takes the place of all convolutions, ``MlpPolicy`` in place of ``CnnPolicy``.
+
     :param policy_class: what the user chose
     :param observation_space: of the environment
     :param kwargs: of the policy
     :raises ValueError: if images have different sizes or are too large, or if the policy has no such arguments
     """
-    if issubclass(policy_class, MultiInputPolicy) and isinstance(observation_space, spaces.Dict):
+    if kwargs.get("features_extractor_class") is not None:
+        policy_class = MlpPolicy if policy_class is CnnPolicy else policy_class
+    elif issubclass(policy_class, MultiInputPolicy) and isinstance(observation_space, spaces.Dict):
         normalize_images = switch("normalize_images", kwargs.get("normalize_images", True))
         policy_class = CnnPolicy if image_parts(observation_space, normalize_images) else policy_class
     # The algorithm has arguments of its own for the search.

@@ -1,15 +1,16 @@
 """Policies to hand on: the acting network and its settings alone, read without executing anything.
 
 The file is one of ``torch.save``, a zip archive of tensors with a dictionary of texts and numbers, and is loaded with
-``weights_only=True``.
+``weights_only=True``. Classes of networks are named in it; whoever reads it must have imported them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from torch import nn
 
 from sb3_ezv2.common.archives import archive_parts
 from sb3_ezv2.common.array_files import DamagedFileError
@@ -19,6 +20,8 @@ FORMAT = "sb3_ezv2 policy"
 FORMAT_VERSION = 1
 OF_TRAINING = {"observation_space", "action_space", "lr_schedule", "optimizer_class", "optimizer_kwargs"}
 """Arguments of a policy that are no settings of the file."""
+CLASS = "class of networks"
+"""The only key of what stands for a class."""
 PLAIN = (bool, int, float, str, type(None))
 
 
@@ -38,12 +41,10 @@ def write_policy(
     :param observation_space: of the environment
     :param action_space: of the environment
     :param state: of the acting network
-    :raises ValueError: if an argument is no number, text or ``None``, or a space has no description
+    :raises ValueError: if an argument is neither plain (numbers, texts, ``None``, lists, dictionaries) nor a class of
+        networks, or a space has no description
     """
-    settings = {key: _plain(value) for key, value in arguments.items() if key not in OF_TRAINING}
-    for key, value in settings.items():
-        if not isinstance(value, PLAIN):
-            raise ValueError(f"{key}={value!r} cannot be saved with a policy: it is no number, text or None")
+    settings = {key: _plain(key, value) for key, value in arguments.items() if key not in OF_TRAINING}
     content = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -77,6 +78,7 @@ def read_policy(file: BinaryIO, name: str) -> dict[str, Any]:
         raise ValueError(f"{name} has the format version {content['format_version']}; this release reads 1")
     for key in ("observation_space", "action_space"):
         content[key] = space_from_plain(content[key])
+    content["settings"] = {key: _with_classes(value, name) for key, value in content["settings"].items()}
     return content
 
 
@@ -85,5 +87,48 @@ def is_policy_archive(parts: set[str]) -> bool:
     return any(part.endswith("/data.pkl") for part in parts)
 
 
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
+def _plain(key: str, value: Any) -> Any:
+    """An argument without Python objects; a class of networks, such as an extractor, becomes its name.
+
+    :raises ValueError: if it is something else
+    """
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, list | tuple):
+        return [_plain(key, part) for part in value]
+    if isinstance(value, dict):
+        return {str(name): _plain(key, part) for name, part in value.items()}
+    if isinstance(value, type) and issubclass(value, nn.Module):
+        return {CLASS: _class_name(value)}
+    if not isinstance(value, PLAIN):
+        raise ValueError(
+            f"{key}={value!r} cannot be saved with a policy: it is no number, text, None, list, dictionary or class of "
+            "networks; save the whole model with model.save"
+        )
+    return value
+
+
+def _with_classes(value: Any, name: str) -> Any:
+    """An argument with classes in place of their names; only classes that are imported already are found.
+
+    :raises ValueError: if one is not
+    """
+    if isinstance(value, list):
+        return [_with_classes(part, name) for part in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() != {CLASS}:
+        return {key: _with_classes(part, name) for key, part in value.items()}
+    found = next((kind for kind in _networks(nn.Module) if _class_name(kind) == value[CLASS]), None)
+    if found is None:
+        raise ValueError(f"{name} needs the class {value[CLASS]}; import it before the policy is loaded")
+    return found
+
+
+def _class_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _networks(kind: type[nn.Module]) -> Iterator[type[nn.Module]]:
+    yield kind
+    for subclass in kind.__subclasses__():
+        yield from _networks(subclass)

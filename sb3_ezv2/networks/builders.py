@@ -1,15 +1,18 @@
 """World models from their sizes: networks for vectors and networks for images, behind one interface."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
+import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from sb3_ezv2.common.actions import ActionKind
-from sb3_ezv2.common.arguments import ArgumentGroup, Whole, switch
+from sb3_ezv2.common.arguments import ArgumentGroup, Whole, keywords, shown, switch
 from sb3_ezv2.common.spaces import image_channels, image_parts, image_size
 from sb3_ezv2.networks.cnn import ConvDynamics, ConvRepresentation, SpatialHeads, latent_size
+from sb3_ezv2.networks.features import FeaturesModel, build_extractor
 from sb3_ezv2.networks.layers import Heads
 from sb3_ezv2.networks.mlp import MlpDynamics, MlpRepresentation
 from sb3_ezv2.networks.model import (
@@ -25,6 +28,41 @@ from sb3_ezv2.networks.value_prefix import ValuePrefix
 SIZE, DEPTH = Whole(1, 2**16), Whole(1, 1_000)
 
 
+FEW_LAYERS = 100
+
+
+def layer_sizes(name: str, value: Any) -> tuple[int, ...]:
+    """Sizes of hidden layers, at least one."""
+    if not isinstance(value, list | tuple) or not 1 <= len(value) <= FEW_LAYERS:
+        raise ValueError(
+            f"{name}={shown(value)} must be a list of 1 to {FEW_LAYERS} sizes, for example [128, 128]; one list holds "
+            "for reward, value and policy alike, which share the latent state"
+        )
+    return tuple(SIZE(f"every size of {name}", size) for size in value)
+
+
+def activation_class(name: str, value: Any) -> type[nn.Module]:
+    """A class of activations that is built without arguments and keeps the shape."""
+    example = th.linspace(-1.0, 1.0, 6).view(2, 3)
+    try:
+        fits = isinstance(value, type) and issubclass(value, nn.Module) and value()(example).shape == example.shape
+    except Exception:  # whatever the class does wrong
+        fits = False
+    if not fits:
+        raise ValueError(f"{name}={shown(value)} must be a class of activations such as torch.nn.Tanh, not a function")
+    return value
+
+
+def extractor_class(name: str, value: Any) -> type[BaseFeaturesExtractor]:
+    """A class of features extractors."""
+    if not (isinstance(value, type) and issubclass(value, BaseFeaturesExtractor)):
+        raise ValueError(
+            f"{name}={shown(value)} must be a subclass of "
+            "stable_baselines3.common.torch_layers.BaseFeaturesExtractor; its arguments go to features_extractor_kwargs"
+        )
+    return value
+
+
 @dataclass(frozen=True)
 class VectorNetwork(ArgumentGroup):
     """Sizes of the network for vectors.
@@ -32,6 +70,14 @@ class VectorNetwork(ArgumentGroup):
     :param latent_dim: size of the latent state
     :param hidden_dim: hidden size of the residual blocks and heads
     :param n_blocks: residual blocks of the representation and of the dynamics each
+    :param net_arch: in place of both: the hidden size of every residual block of the representation and of the
+        dynamics; the last one is also that of the heads
+    :param activation_fn: class of the activations; with another one than ``ReLU`` torch evaluates the network in every
+        search, which is slower
+    :param features_extractor_class: a ``BaseFeaturesExtractor`` in front of the representation, see
+        :class:`~sb3_ezv2.networks.features.FeaturesModel`
+    :param features_extractor_kwargs: its arguments besides the observation space
+    :param normalize_images: whether an extractor gets bytes of images divided by 255
     :param projection_dim: hidden size of the consistency projection
     :param value_prefix: whether sums of rewards are predicted instead of single rewards, see
         :mod:`sb3_ezv2.networks.value_prefix`; searches are slower then, because torch evaluates the network
@@ -49,6 +95,29 @@ class VectorNetwork(ArgumentGroup):
     lstm_dim: Annotated[int, SIZE] = 512
     prefix_horizon: Annotated[int, DEPTH] = 5
     transformed_support: Annotated[bool, switch] = False
+    net_arch: Annotated[tuple[int, ...] | None, layer_sizes] = None
+    activation_fn: Annotated[type[nn.Module], activation_class] = nn.ReLU
+    features_extractor_class: Annotated[type[BaseFeaturesExtractor] | None, extractor_class] = None
+    features_extractor_kwargs: Annotated[dict[str, Any] | None, keywords] = None
+    normalize_images: Annotated[bool, switch] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.net_arch is not None and (self.hidden_dim, self.n_blocks) != (128, 1):
+            raise ValueError(
+                f"net_arch={list(self.net_arch)} takes the place of hidden_dim={self.hidden_dim} and "
+                f"n_blocks={self.n_blocks}; leave those out"
+            )
+        if self.features_extractor_class is None and self.features_extractor_kwargs:
+            raise ValueError(
+                f"features_extractor_kwargs={shown(self.features_extractor_kwargs)} are of no extractor; pass "
+                "features_extractor_class too"
+            )
+
+    @property
+    def hidden_dims(self) -> tuple[int, ...]:
+        """Hidden size of every residual block."""
+        return self.net_arch or (self.hidden_dim,) * self.n_blocks
 
 
 @dataclass(frozen=True)
@@ -60,6 +129,8 @@ class ImageNetwork(ArgumentGroup):
     :param action_channels: channels of the embedded action
     :param head_channels: channels that each head flattens
     :param hidden_dim: hidden size of the heads; ``None`` for what suits the kind of action
+    :param net_arch: in its place: sizes of several hidden layers of each head
+    :param activation_fn: class of the activations
     :param projection_dim: size of the consistency projection
     :param prediction_dim: hidden size of the consistency prediction
     :param normalize_images: whether pixels are bytes, to be divided by 255, as in every policy of SB3
@@ -86,6 +157,19 @@ class ImageNetwork(ArgumentGroup):
     lstm_dim: Annotated[int, SIZE] = 512
     prefix_horizon: Annotated[int, DEPTH] = 5
     transformed_support: Annotated[bool, switch] = False
+    net_arch: Annotated[tuple[int, ...] | None, layer_sizes] = None
+    activation_fn: Annotated[type[nn.Module], activation_class] = nn.ReLU
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.net_arch is not None and self.hidden_dim is not None:
+            raise ValueError(
+                f"net_arch={list(self.net_arch)} takes the place of hidden_dim={self.hidden_dim}; leave that out"
+            )
+
+    def hidden_dims(self, usual: int) -> tuple[int, ...]:
+        """Sizes of the hidden layers of each head, ``usual`` if nothing was said."""
+        return self.net_arch or (self.hidden_dim or usual,)
 
 
 def vector_model(
@@ -94,44 +178,57 @@ def vector_model(
     discount: float,
     sizes: VectorNetwork,
 ) -> EfficientZeroModel:
-    """World model for observations that are flattened.
+    """World model for observations that are flattened, or that an extractor makes vectors of.
 
     :param observation_space: any space that SB3 can flatten
     :param action_kind: encoding of the actions and policy over them
     :param discount: of one step
     :param sizes: of the network
     """
-    observation_dim = flat_size(observation_space)
+    extractor = None
+    if sizes.features_extractor_class is not None:
+        kwargs = sizes.features_extractor_kwargs or {}
+        extractor = build_extractor(observation_space, sizes.features_extractor_class, kwargs, sizes.normalize_images)
+    observation_dim = flat_size(observation_space) if extractor is None else extractor.features_dim
+    hidden_dims, activation_fn = sizes.hidden_dims, sizes.activation_fn
     rewards = reward_support(sizes.prefix_horizon if sizes.value_prefix else 1, sizes.transformed_support)
     values = value_support(discount, sizes.transformed_support)
     # A value prefix reads the features of the first head itself.
     outputs = (None if sizes.value_prefix else rewards.n_bins, values.n_bins, action_kind.output_dim)
     norm = nn.LayerNorm(sizes.lstm_dim)
     parts = ModelParts(
-        representation=MlpRepresentation(observation_dim, sizes.latent_dim, sizes.hidden_dim, sizes.n_blocks),
-        dynamics=MlpDynamics(action_kind.encoded_dim, sizes.latent_dim, sizes.hidden_dim, sizes.n_blocks),
-        heads=Heads(sizes.latent_dim, sizes.hidden_dim, outputs),
+        representation=MlpRepresentation(observation_dim, sizes.latent_dim, hidden_dims, activation_fn),
+        dynamics=MlpDynamics(action_kind.encoded_dim, sizes.latent_dim, hidden_dims, activation_fn),
+        heads=Heads(sizes.latent_dim, hidden_dims[-1], outputs, activation_fn),
         projection=nn.Sequential(
             nn.Linear(sizes.latent_dim, sizes.projection_dim),
             nn.LayerNorm(sizes.projection_dim),
-            nn.ReLU(),
+            activation_fn(),
             nn.Linear(sizes.projection_dim, sizes.latent_dim),
             nn.LayerNorm(sizes.latent_dim),
         ),
         prediction=nn.Sequential(
             nn.Linear(sizes.latent_dim, sizes.latent_dim),
             nn.LayerNorm(sizes.latent_dim),
-            nn.ReLU(),
+            activation_fn(),
             nn.Linear(sizes.latent_dim, sizes.latent_dim),
         ),
         reward_support=rewards,
         value_support=values,
         value_prefix=ValuePrefix(
-            sizes.hidden_dim, sizes.lstm_dim, sizes.hidden_dim, rewards.n_bins, sizes.prefix_horizon, norm
+            hidden_dims[-1],
+            sizes.lstm_dim,
+            hidden_dims[-1],
+            rewards.n_bins,
+            sizes.prefix_horizon,
+            norm,
+            activation_fn,
         )
         if sizes.value_prefix
         else None,
     )
+    if extractor is not None:
+        return FeaturesModel(observation_space, action_kind, discount, extractor, parts, sizes.normalize_images)
     return EfficientZeroModel(observation_space, action_kind, discount, observation_dim, parts)
 
 
@@ -152,9 +249,7 @@ def image_model(
     size = image_size(next(iter(images.values())))
     image_shape = (sum(map(image_channels, images.values())), *size)
     height, width = latent_size(*size)
-    hidden_dim = sizes.hidden_dim
-    if hidden_dim is None:
-        hidden_dim = action_kind.image_hidden_dim
+    hidden_dims, activation_fn = sizes.hidden_dims(action_kind.image_hidden_dim), sizes.activation_fn
     n_features = sizes.head_channels * height * width
     rewards = reward_support(sizes.prefix_horizon if sizes.value_prefix else 1, sizes.transformed_support)
     values = value_support(discount, sizes.transformed_support)
@@ -163,35 +258,42 @@ def image_model(
     norm = nn.BatchNorm1d(sizes.lstm_dim)
     parts = ModelParts(
         representation=ConvRepresentation(
-            image_shape, flat_size(observation_space, images), sizes.stem_channels, sizes.latent_channels
+            image_shape,
+            flat_size(observation_space, images),
+            sizes.stem_channels,
+            sizes.latent_channels,
+            activation_fn,
         ),
-        dynamics=ConvDynamics(action_kind.encoded_dim, sizes.latent_channels, sizes.action_channels),
+        dynamics=ConvDynamics(action_kind.encoded_dim, sizes.latent_channels, sizes.action_channels, activation_fn),
         heads=SpatialHeads(
             (sizes.latent_channels, height, width),
             sizes.head_channels,
-            hidden_dim,
+            hidden_dims,
             outputs,
+            activation_fn,
         ),
         projection=nn.Sequential(
             nn.Flatten(),
             nn.Linear(sizes.latent_channels * height * width, sizes.projection_dim),
             nn.BatchNorm1d(sizes.projection_dim),
-            nn.ReLU(),
+            activation_fn(),
             nn.Linear(sizes.projection_dim, sizes.projection_dim),
             nn.BatchNorm1d(sizes.projection_dim),
-            nn.ReLU(),
+            activation_fn(),
             nn.Linear(sizes.projection_dim, sizes.projection_dim),
             nn.BatchNorm1d(sizes.projection_dim),
         ),
         prediction=nn.Sequential(
             nn.Linear(sizes.projection_dim, sizes.prediction_dim),
             nn.BatchNorm1d(sizes.prediction_dim),
-            nn.ReLU(),
+            activation_fn(),
             nn.Linear(sizes.prediction_dim, sizes.projection_dim),
         ),
         reward_support=rewards,
         value_support=values,
-        value_prefix=ValuePrefix(n_features, sizes.lstm_dim, hidden_dim, rewards.n_bins, sizes.prefix_horizon, norm)
+        value_prefix=ValuePrefix(
+            n_features, sizes.lstm_dim, hidden_dims[-1], rewards.n_bins, sizes.prefix_horizon, norm, activation_fn
+        )
         if sizes.value_prefix
         else None,
     )

@@ -5,11 +5,14 @@ pixels in common, and what is common to a batch is what it takes away. The model
 its batches; its copies, which act and search, use running ones (see :class:`sb3_ezv2.policies.PlanningPolicy`).
 """
 
+from collections.abc import Iterator
+from itertools import pairwise
+
 import torch as th
 import torch.nn.functional as F
 from torch import nn
 
-from sb3_ezv2.networks.layers import HeadOutputs
+from sb3_ezv2.networks.layers import HeadOutputs, activation
 
 SMALL_IMAGE = 64
 """Images with a side shorter than this are pooled once instead of twice, so that their latent state keeps 4 positions
@@ -35,21 +38,25 @@ def _conv(n_inputs: int, n_outputs: int, stride: int = 1) -> nn.Conv2d:
 
 
 class ConvBlock(nn.Module):
-    """``relu(skip(x) + norm(W2 relu(norm(W1 x))))``: a residual block of two 3 x 3 convolutions.
+    """``f(skip(x) + norm(W2 f(norm(W1 x))))``: a residual block of two 3 x 3 convolutions.
 
     The skip connection is the identity, or a convolution where the block changes the size of its input.
 
     :param n_inputs: channels of the input
     :param n_outputs: channels of the output
     :param stride: 2 to halve height and width
+    :param activation_fn: ``f``
     """
 
-    def __init__(self, n_inputs: int, n_outputs: int, stride: int = 1) -> None:
+    def __init__(
+        self, n_inputs: int, n_outputs: int, stride: int = 1, activation_fn: type[nn.Module] = nn.ReLU
+    ) -> None:
         super().__init__()
+        self.activation = activation(activation_fn)
         self.residual = nn.Sequential(
             _conv(n_inputs, n_outputs, stride),
             nn.BatchNorm2d(n_outputs),
-            nn.ReLU(),
+            activation_fn(),
             _conv(n_outputs, n_outputs),
             nn.BatchNorm2d(n_outputs),
         )
@@ -58,7 +65,7 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """``[batch, n_inputs, height, width] -> [batch, n_outputs, height / stride, width / stride]``."""
-        return th.relu(self.skip(x) + self.residual(x))
+        return self.activation(self.skip(x) + self.residual(x))
 
 
 class ConvRepresentation(nn.Module):
@@ -70,10 +77,16 @@ class ConvRepresentation(nn.Module):
     :param vector_dim: size of the vector, 0 for none
     :param stem_channels: channels at half of the size
     :param latent_channels: channels from a quarter of the size on
+    :param activation_fn: of all layers
     """
 
     def __init__(
-        self, image_shape: tuple[int, int, int], vector_dim: int, stem_channels: int, latent_channels: int
+        self,
+        image_shape: tuple[int, int, int],
+        vector_dim: int,
+        stem_channels: int,
+        latent_channels: int,
+        activation_fn: type[nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
         n_channels, height, width = image_shape
@@ -82,23 +95,23 @@ class ConvRepresentation(nn.Module):
             for _ in range(n_poolings(height, width))
             for layer in (
                 nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False),
-                ConvBlock(latent_channels, latent_channels),
+                ConvBlock(latent_channels, latent_channels, activation_fn=activation_fn),
             )
         ]
         self.layers = nn.Sequential(
             _conv(n_channels, stem_channels, stride=2),
             nn.BatchNorm2d(stem_channels),
-            nn.ReLU(),
-            ConvBlock(stem_channels, stem_channels),
-            ConvBlock(stem_channels, latent_channels, stride=2),
-            ConvBlock(latent_channels, latent_channels),
+            activation_fn(),
+            ConvBlock(stem_channels, stem_channels, activation_fn=activation_fn),
+            ConvBlock(stem_channels, latent_channels, stride=2, activation_fn=activation_fn),
+            ConvBlock(latent_channels, latent_channels, activation_fn=activation_fn),
             *pooled,
         )
         if vector_dim > 0:
             self.embed_vector = nn.Sequential(
-                nn.Linear(vector_dim, VECTOR_DIM), nn.ReLU(), nn.Linear(VECTOR_DIM, latent_channels)
+                nn.Linear(vector_dim, VECTOR_DIM), activation_fn(), nn.Linear(VECTOR_DIM, latent_channels)
             )
-            self.combine = ConvBlock(latent_channels, latent_channels)
+            self.combine = ConvBlock(latent_channels, latent_channels, activation_fn=activation_fn)
 
     def forward(self, images: th.Tensor, vectors: th.Tensor) -> th.Tensor:
         """``[batch, n_channels, height, width], [batch, vector_dim] -> [batch, latent_channels, *latent_size]``."""
@@ -117,59 +130,76 @@ class ConvDynamics(nn.Module):
     :param action_dim: size of the encoded action
     :param latent_channels: channels of the latent state
     :param action_channels: channels of the embedded action
+    :param activation_fn: of all layers
     """
 
-    def __init__(self, action_dim: int, latent_channels: int, action_channels: int) -> None:
+    def __init__(
+        self,
+        action_dim: int,
+        latent_channels: int,
+        action_channels: int,
+        activation_fn: type[nn.Module] = nn.ReLU,
+    ) -> None:
         super().__init__()
+        self.activation = activation(activation_fn)
         self.embed_action = nn.Sequential(
-            nn.Linear(action_dim, action_channels), nn.LayerNorm(action_channels), nn.ReLU()
+            nn.Linear(action_dim, action_channels), nn.LayerNorm(action_channels), activation_fn()
         )
         self.combine = nn.Sequential(
             _conv(latent_channels + action_channels, latent_channels), nn.BatchNorm2d(latent_channels)
         )
-        self.block = ConvBlock(latent_channels, latent_channels)
+        self.block = ConvBlock(latent_channels, latent_channels, activation_fn=activation_fn)
 
     def forward(self, latents: th.Tensor, encoded_actions: th.Tensor) -> th.Tensor:
         """``[batch, channels, height, width], [batch, action_dim] -> [batch, channels, height, width]``."""
         embedded = self.embed_action(encoded_actions)
         planes = embedded[:, :, None, None].expand(-1, -1, *latents.shape[-2:])
-        return self.block(th.relu(latents + self.combine(th.cat([latents, planes], dim=1))))
+        return self.block(self.activation(latents + self.combine(th.cat([latents, planes], dim=1))))
+
+
+def hidden_layers(n_inputs: int, hidden_dims: tuple[int, ...], activation_fn: type[nn.Module]) -> Iterator[nn.Module]:
+    """Linear layers of these sizes with an activation behind each."""
+    for before, after in pairwise((n_inputs, *hidden_dims)):
+        yield nn.Linear(before, after)
+        yield activation_fn()
 
 
 class SpatialHeads(HeadOutputs):
-    """Several heads on a common residual block: 1 x 1 convolution, hidden layer, output layer that starts at zero.
+    """Several heads on a common residual block: 1 x 1 convolution, hidden layers, output layer that starts at zero.
 
     The convolutions of all heads are one, so that several heads cost little more than one.
 
     :param latent_shape: channels, height and width of a latent state
     :param head_channels: channels that each head flattens
-    :param hidden_dim: size of the hidden layer of each head
+    :param hidden_dims: sizes of the hidden layers of each head
     :param output_dims: size of the output of each head; ``None`` for a head that gives its flattened channels
+    :param activation_fn: of all layers
     """
 
     def __init__(
         self,
         latent_shape: tuple[int, int, int],
         head_channels: int,
-        hidden_dim: int,
+        hidden_dims: tuple[int, ...],
         output_dims: tuple[int | None, ...],
+        activation_fn: type[nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
         channels, height, width = latent_shape
         features_dim = head_channels * height * width
         self.head_channels = head_channels
-        self.block = ConvBlock(channels, channels)
+        self.block = ConvBlock(channels, channels, activation_fn=activation_fn)
         self.squeeze = nn.Conv2d(channels, head_channels * len(output_dims), 1)
         self.hidden = nn.ModuleList(
             nn.Sequential(
                 nn.BatchNorm2d(head_channels),
-                nn.ReLU(),
+                activation_fn(),
                 nn.Flatten(),
-                *(() if n is None else (nn.Linear(features_dim, hidden_dim), nn.ReLU())),
+                *(() if n is None else hidden_layers(features_dim, hidden_dims, activation_fn)),
             )
             for n in output_dims
         )
-        self.outputs = nn.ModuleList(nn.Identity() if n is None else nn.Linear(hidden_dim, n) for n in output_dims)
+        self.outputs = nn.ModuleList(nn.Identity() if n is None else nn.Linear(hidden_dims[-1], n) for n in output_dims)
         self.reset_outputs(range(len(output_dims)))
 
     def one(self, x: th.Tensor, index: int) -> th.Tensor:

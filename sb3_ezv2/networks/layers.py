@@ -1,28 +1,37 @@
 """Building blocks of the networks for vectors."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch as th
 import torch.nn.functional as F
 from torch import nn
 
+Activation = Callable[[th.Tensor], th.Tensor]
+
+
+def activation(kind: type[nn.Module]) -> Activation:
+    """A new activation of this kind; ``ReLU``, the usual one, as the function alone, which costs less."""
+    return th.relu if kind is nn.ReLU else kind()
+
 
 class ResidualBlock(nn.Module):
-    """``x + W2 relu(W1 norm(x))``: a residual block with the normalisation in front.
+    """``x + W2 f(W1 norm(x))``: a residual block with the normalisation in front.
 
     :param dim: size of input and output
     :param hidden_dim: size in between
+    :param activation_fn: ``f``
     """
 
-    def __init__(self, dim: int, hidden_dim: int) -> None:
+    def __init__(self, dim: int, hidden_dim: int, activation_fn: type[nn.Module] = nn.ReLU) -> None:
         super().__init__()
+        self.activation = activation(activation_fn)
         self.norm = nn.LayerNorm(dim)
         self.expand = nn.Linear(dim, hidden_dim)
         self.contract = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """``[..., dim] -> [..., dim]``."""
-        return x + self.contract(th.relu(self.expand(self.norm(x))))
+        return x + self.contract(self.activation(self.expand(self.norm(x))))
 
 
 class HeadOutputs(nn.Module):
@@ -50,10 +59,18 @@ class Heads(HeadOutputs):
     :param dim: size of the input
     :param hidden_dim: size of the hidden layer of each head
     :param output_dims: size of the output of each head; ``None`` for a head that gives its hidden layer
+    :param activation_fn: behind the hidden layers
     """
 
-    def __init__(self, dim: int, hidden_dim: int, output_dims: tuple[int | None, ...]) -> None:
+    def __init__(
+        self,
+        dim: int,
+        hidden_dim: int,
+        output_dims: tuple[int | None, ...],
+        activation_fn: type[nn.Module] = nn.ReLU,
+    ) -> None:
         super().__init__()
+        self.activation = activation(activation_fn)
         self.dim = dim
         self.hidden_dim = hidden_dim
         self.norm = nn.LayerNorm(dim)
@@ -65,9 +82,9 @@ class Heads(HeadOutputs):
         """``[..., dim]`` to the output of one head."""
         rows = slice(index * self.hidden_dim, (index + 1) * self.hidden_dim)
         hidden = F.linear(self.norm(x), self.hidden.weight[rows], self.hidden.bias[rows])
-        return self.outputs[index](th.relu(hidden))
+        return self.outputs[index](self.activation(hidden))
 
     def forward(self, x: th.Tensor) -> tuple[th.Tensor, ...]:
         """``[..., dim]`` to the outputs of all heads."""
-        hidden = th.relu(self.hidden(self.norm(x))).split(self.hidden_dim, dim=-1)
+        hidden = self.activation(self.hidden(self.norm(x))).split(self.hidden_dim, dim=-1)
         return tuple(output(part) for output, part in zip(self.outputs, hidden, strict=True))

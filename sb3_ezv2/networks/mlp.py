@@ -17,11 +17,17 @@ class MlpRepresentation(nn.Module):
 
     :param observation_dim: size of the flattened observation
     :param latent_dim: size of the latent state
-    :param hidden_dim: hidden size of the residual blocks
-    :param n_blocks: number of residual blocks
+    :param hidden_dims: hidden size of every residual block
+    :param activation_fn: of the residual blocks
     """
 
-    def __init__(self, observation_dim: int, latent_dim: int, hidden_dim: int, n_blocks: int) -> None:
+    def __init__(
+        self,
+        observation_dim: int,
+        latent_dim: int,
+        hidden_dims: tuple[int, ...],
+        activation_fn: type[nn.Module] = nn.ReLU,
+    ) -> None:
         super().__init__()
         features = nn.Linear(observation_dim, latent_dim)
         nn.init.normal_(features.weight, std=FEATURE_GAIN / observation_dim**0.5)
@@ -29,7 +35,7 @@ class MlpRepresentation(nn.Module):
         self.layers = nn.Sequential(
             features,
             nn.Tanh(),
-            *(ResidualBlock(latent_dim, hidden_dim) for _ in range(n_blocks)),
+            *(ResidualBlock(latent_dim, hidden_dim, activation_fn) for hidden_dim in hidden_dims),
         )
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
@@ -42,20 +48,31 @@ class MlpDynamics(nn.Module):
 
     :param action_dim: size of the encoded action
     :param latent_dim: size of the latent state
-    :param hidden_dim: hidden size
-    :param n_blocks: number of residual blocks
+    :param hidden_dims: hidden size of every residual block; the first one is also that of the step before them
+    :param activation_fn: of all layers
     """
 
-    def __init__(self, action_dim: int, latent_dim: int, hidden_dim: int, n_blocks: int) -> None:
+    def __init__(
+        self,
+        action_dim: int,
+        latent_dim: int,
+        hidden_dims: tuple[int, ...],
+        activation_fn: type[nn.Module] = nn.ReLU,
+    ) -> None:
         super().__init__()
         self.embed_action = nn.Sequential(
-            nn.Linear(action_dim, ACTION_EMBEDDING_DIM), nn.LayerNorm(ACTION_EMBEDDING_DIM), nn.ReLU()
+            nn.Linear(action_dim, ACTION_EMBEDDING_DIM), nn.LayerNorm(ACTION_EMBEDDING_DIM), activation_fn()
         )
         joint_dim = latent_dim + ACTION_EMBEDDING_DIM
         self.combine = nn.Sequential(
-            nn.LayerNorm(joint_dim), nn.Linear(joint_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, latent_dim)
+            nn.LayerNorm(joint_dim),
+            nn.Linear(joint_dim, hidden_dims[0]),
+            activation_fn(),
+            nn.Linear(hidden_dims[0], latent_dim),
         )
-        self.blocks = nn.Sequential(*(ResidualBlock(latent_dim, hidden_dim) for _ in range(n_blocks)))
+        self.blocks = nn.Sequential(
+            *(ResidualBlock(latent_dim, hidden_dim, activation_fn) for hidden_dim in hidden_dims)
+        )
 
     def forward(self, latents: th.Tensor, encoded_actions: th.Tensor) -> th.Tensor:
         """``[batch, latent_dim], [batch, action_dim] -> [batch, latent_dim]``."""

@@ -136,9 +136,18 @@ class EfficientZeroModel(nn.Module):
         n = len(next(iter(observations.values())))
         return th.cat(others, dim=1) if others else self.reward_scale.new_empty(n, 0)
 
+    def vectors(self, observations: dict[str, th.Tensor]) -> th.Tensor:
+        """What the representation reads ``[batch, n]``, before it is normalised."""
+        return self.flatten(observations)
+
+    def vector_statistics(self) -> tuple[th.Tensor, th.Tensor]:
+        """Mean and standard deviation of :meth:`vectors` ``[n]``."""
+        return self.observation_mean, self.observation_std
+
     def normalised(self, observations: dict[str, th.Tensor]) -> th.Tensor:
-        """What :meth:`flatten` returns in standard deviations, compressed."""
-        normalised = (self.flatten(observations) - self.observation_mean) / self.observation_std
+        """What :meth:`vectors` returns in standard deviations, compressed."""
+        mean, std = self.vector_statistics()
+        normalised = (self.vectors(observations) - mean) / std
         # Statistics of the first random steps make later observations many standard deviations large.
         return normalised.sign() * normalised.abs().log1p()
 
@@ -294,8 +303,8 @@ def flat_size(observation_space: spaces.Space, without: Iterable[str] = ()) -> i
     return sum(get_flattened_obs_dim(space) for key, space in parts if key not in without)
 
 
-def _flat(observations: th.Tensor, space: spaces.Space) -> th.Tensor:
-    """One part of the observation as vectors."""
+def preprocessed(observations: th.Tensor, space: spaces.Space, normalize_images: bool = True) -> th.Tensor:
+    """One part of the observation as SB3's ``preprocess_obs`` gives it: one-hot, pixels divided by 255."""
     # One-hot encoding counts from zero; discrete spaces may start elsewhere. An array of these numbers would be copied
     # to the device every time, so they are subtracted one by one.
     if isinstance(space, spaces.Discrete):
@@ -303,6 +312,12 @@ def _flat(observations: th.Tensor, space: spaces.Space) -> th.Tensor:
     elif isinstance(space, spaces.MultiDiscrete) and np.any(space.start):
         columns = zip(observations.flatten(1).unbind(1), space.start.ravel().tolist(), strict=True)
         observations = th.stack([column - first for column, first in columns], dim=1).view_as(observations)
-    encoded = preprocess_obs(observations, space)
+    encoded = preprocess_obs(observations, space, normalize_images)
     assert isinstance(encoded, th.Tensor)
+    return encoded
+
+
+def _flat(observations: th.Tensor, space: spaces.Space) -> th.Tensor:
+    """One part of the observation as vectors."""
+    encoded = preprocessed(observations, space)
     return encoded.flatten(1) if encoded.ndim > 1 else encoded.unsqueeze(1)

@@ -26,14 +26,21 @@ class ValuePrefix(nn.Module):
     """
 
     def __init__(
-        self, n_inputs: int, lstm_dim: int, hidden_dim: int, n_bins: int, horizon: int, norm: nn.Module
+        self,
+        n_inputs: int,
+        lstm_dim: int,
+        hidden_dim: int,
+        n_bins: int,
+        horizon: int,
+        norm: nn.Module,
+        activation_fn: type[nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
         self.lstm_dim = lstm_dim
         self.horizon = horizon
         self.memory_dim = 2 * lstm_dim + 2
         self.cell = nn.LSTMCell(n_inputs, lstm_dim)
-        self.hidden = nn.Sequential(norm, nn.ReLU(), nn.Linear(lstm_dim, hidden_dim), nn.ReLU())
+        self.hidden = nn.Sequential(norm, activation_fn(), nn.Linear(lstm_dim, hidden_dim), activation_fn())
         self.output = nn.Linear(hidden_dim, n_bins)
         self.reset_output()
 

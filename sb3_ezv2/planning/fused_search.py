@@ -340,7 +340,7 @@ def plan_fused(
     kind = model.action_kind
     sampling = kind.compiled_sampling(explore)
     assert sampling is not None
-    flat = np.ascontiguousarray(model.flatten(observations).numpy(), np.float32)
+    flat = np.ascontiguousarray(model.vectors(observations).numpy(), np.float32)
     return fused_search(
         model_weights(model), flat, noise, settings, float(model.reward_scale), kind.n_children, sampling
     )

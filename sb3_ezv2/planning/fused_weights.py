@@ -69,9 +69,11 @@ def supports_fusion(model: EfficientZeroModel) -> bool:
 
 
 def has_compiled_form(model: EfficientZeroModel) -> bool:
-    """Whether they could if it were on the CPU: for vectors, in float32, without a value prefix."""
+    """Whether they could if it were on the CPU: for vectors, in float32, with ReLU, without a value prefix."""
     return (
         model.reward_scale.dtype == th.float32
+        and isinstance(model.heads, Heads)
+        and model.heads.activation is th.relu
         and isinstance(model.representation, MlpRepresentation)
         and isinstance(model.dynamics, MlpDynamics)
         and model.value_prefix is None
@@ -85,16 +87,17 @@ class _Builder:
     def __init__(self, model: EfficientZeroModel) -> None:
         assert isinstance(model.heads, Heads)
         self.model, self.heads = model, model.heads
-        self.tensors = [model.observation_mean, model.observation_std]
-        self.n_numbers = 2 * len(model.observation_mean)
+        self.tensors = list(model.vector_statistics())
+        n_inputs = len(self.tensors[0])
+        self.n_numbers = 2 * n_inputs
         self.width = 0
-        latent_dim, hidden_dim, embedding_dim = self.heads.dim, self.heads.hidden_dim, ACTION_EMBEDDING_DIM
+        latent_dim, embedding_dim = self.heads.dim, ACTION_EMBEDDING_DIM
         self.block(latent_dim)  # the first one, for products that are added to something
-        self.observations = self.block(len(model.observation_mean))
+        self.observations = self.block(n_inputs)
         self.actions, self.embedded = self.block(model.action_kind.encoded_dim), self.block(embedding_dim)
         self.joint = self.block(latent_dim + embedding_dim)
         self.latents, self.normed = self.block(latent_dim), self.block(latent_dim)
-        self.hidden = self.block(hidden_dim)
+        self.hidden = self.block(max(_hidden_sizes(model)))  # every layer uses what it needs of it
         self.logits = self.block(max(model.reward_support.n_bins, model.value_support.n_bins))
         self.rewards, self.values = self.block(1), self.block(1)
         self.policies = self.block(model.action_kind.output_dim)
@@ -121,9 +124,10 @@ class _Builder:
     def residual(self, blocks: Iterable[nn.Module]) -> Iterator[Layer]:
         for block in blocks:
             assert isinstance(block, ResidualBlock)
+            hidden = self.hidden._replace(width=block.expand.out_features)
             yield self.norm(block.norm, self.latents, self.normed)
-            yield self.linear(block.expand, self.normed, self.hidden, RELU)
-            yield self.linear(block.contract, self.hidden, self.latents, ADD)
+            yield self.linear(block.expand, self.normed, hidden, RELU)
+            yield self.linear(block.contract, hidden, self.latents, ADD)
 
     def representation(self) -> Iterator[Layer]:
         assert isinstance(self.model.representation, MlpRepresentation)
@@ -135,26 +139,36 @@ class _Builder:
         assert isinstance(self.model.dynamics, MlpDynamics)
         embed, embed_norm, _ = self.model.dynamics.embed_action
         joint_norm, combine, _, contract = self.model.dynamics.combine
+        assert isinstance(combine, nn.Linear)
+        hidden = self.hidden._replace(width=combine.out_features)
         yield self.linear(embed, self.actions, self.embedded)
         yield self.norm(embed_norm, self.embedded, self.embedded, RELU)
         yield Layer(JOIN, *self.latents, *self.joint, AS_IS, at=0)
         yield Layer(JOIN, *self.embedded, *self.joint, AS_IS, at=self.latents.width)
         yield self.norm(joint_norm, self.joint, self.joint)
-        yield self.linear(combine, self.joint, self.hidden, RELU)
-        yield self.linear(contract, self.hidden, self.latents, ADD)
+        yield self.linear(combine, self.joint, hidden, RELU)
+        yield self.linear(contract, hidden, self.latents, ADD)
         yield from self.residual(self.model.dynamics.blocks)
 
     def head(self, index: int, outputs: Block) -> Iterator[Layer]:
         rows = slice(index * self.heads.hidden_dim, (index + 1) * self.heads.hidden_dim)
         weight, bias = self.heads.hidden.weight[rows], self.heads.hidden.bias[rows]
-        yield self.layer(LINEAR, self.normed, self.hidden, RELU, weight, bias)
-        yield self.linear(self.heads.outputs[index], self.hidden, outputs)
+        hidden = self.hidden._replace(width=self.heads.hidden_dim)
+        yield self.layer(LINEAR, self.normed, hidden, RELU, weight, bias)
+        yield self.linear(self.heads.outputs[index], hidden, outputs)
 
     def scalar_head(self, index: int, support: Support, scalars: Block) -> Iterator[Layer]:
         logits = self.logits._replace(width=support.n_bins)
         yield from self.head(index, logits)
         form = TRANSFORMED if isinstance(support, TransformedSupport) else AS_IS
         yield self.layer(DECODE, logits, scalars, form, self.model.reward_scale, support.reach, support.points)
+
+
+def _hidden_sizes(model: EfficientZeroModel) -> Iterator[int]:
+    """Hidden sizes of all residual blocks and of the heads."""
+    assert isinstance(model.heads, Heads)
+    yield model.heads.hidden_dim
+    yield from (block.expand.out_features for block in model.modules() if isinstance(block, ResidualBlock))
 
 
 def _tables(builder: _Builder) -> tuple[np.ndarray, np.ndarray]:

@@ -78,7 +78,7 @@ def test_nothing_in_a_policy_file_is_executed(tmp_path, capsys):
 
 def test_arguments_that_are_not_plain_are_refused(tmp_path, monkeypatch):
     model = model_of("discrete")
-    arguments = model.policy._get_constructor_parameters() | {"activation": th.nn.ReLU}
+    arguments = model.policy._get_constructor_parameters() | {"activation": th.relu}
     monkeypatch.setattr(model.policy, "_get_constructor_parameters", lambda: arguments)
     with pytest.raises(ValueError, match="activation=.*cannot be saved with a policy"):
         model.save_policy(tmp_path / "policy.pt")

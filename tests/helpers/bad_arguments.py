@@ -107,6 +107,9 @@ LEGAL_IN_POLICY: dict[str, Legal] = {
     "n_blocks": whole(1, 1_000),
     "prefix_horizon": whole(1, 1_000),
     **dict.fromkeys(("value_prefix", "augment", "transformed_support"), switch),
+    # The networks of the tests have a hidden_dim, whose place net_arch would take.
+    **{"net_arch": only(None), "activation_fn": only()},
+    **{"features_extractor_class": only(None), "features_extractor_kwargs": only(None, {})},
     # Without bytes, the image of the test is none.
     "normalize_images": lambda value: switch(value),
 }
