@@ -9,6 +9,7 @@ from sb3_ezv2.compatibility import resolve_old_names
 from sb3_ezv2.ezv2 import EfficientZeroV2
 from sb3_ezv2.policies import CnnPolicy, EZV2Policy, MlpPolicy, MultiInputPolicy
 from sb3_ezv2.replay.buffer import TrajectoryReplayBuffer
+from sb3_ezv2.replay.episodes import Episode
 
 resolve_old_names()
 __version__ = Path(__file__).with_name("version.txt").read_text(encoding="utf-8").strip()
@@ -17,6 +18,7 @@ __all__ = [
     "CnnPolicy",
     "EZV2Policy",
     "EfficientZeroV2",
+    "Episode",
     "MlpPolicy",
     "MultiInputPolicy",
     "ResumableCheckpointCallback",

@@ -111,7 +111,11 @@ class CheckpointedAlgorithm(SavedAlgorithm):
 
     @classmethod
     def load_checkpoint(
-        cls: type[SelfCheckpointed], folder: str | Path, env: GymEnv, device: th.device | str = "auto", **kwargs: Any
+        cls: type[SelfCheckpointed],
+        folder: str | Path,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        **kwargs: Any,
     ) -> SelfCheckpointed:
         """Load a run where :meth:`save_checkpoint` left it.
 
@@ -123,7 +127,7 @@ class CheckpointedAlgorithm(SavedAlgorithm):
         The files hold pickles, which may execute anything: load only checkpoints that you trust.
 
         :param folder: of one checkpoint, or of several, of which the newest is loaded
-        :param env: made as the environments of the run were, with the same wrappers
+        :param env: made as the environments of the run were, with the same wrappers; ``None`` to learn offline only
         :param device: see ``load``
         :param kwargs: further arguments of ``load``
         :raises FileNotFoundError: if there is no checkpoint
@@ -131,8 +135,8 @@ class CheckpointedAlgorithm(SavedAlgorithm):
         """
         place = find_checkpoint(folder)
         manifest = read_manifest(place)
-        vec_env = cls._wrap_env(env, kwargs.get("verbose", 0))
-        if vec_env.num_envs != manifest["n_envs"]:
+        vec_env = None if env is None else cls._wrap_env(env, kwargs.get("verbose", 0))
+        if vec_env is not None and vec_env.num_envs != manifest["n_envs"]:
             raise ValueError(
                 f"{place} was saved with n_envs={manifest['n_envs']}, env has {vec_env.num_envs}; make as many"
             )
@@ -143,7 +147,8 @@ class CheckpointedAlgorithm(SavedAlgorithm):
             model.replay_buffer = load_buffer(file, str(place / BUFFER), model.replay_buffer, digest)
         with open(place / LEARNING, "rb") as file:
             model._load_learning_state(ArrayReader(file, str(place / LEARNING), KIND))
-        model._restore_environments(vec_env, place, manifest)
+        if vec_env is not None:
+            model._restore_environments(vec_env, place, manifest)
         return model
 
     def _restore_environments(self, env: VecEnv, place: Path, manifest: dict[str, Any]) -> None:

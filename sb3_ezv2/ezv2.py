@@ -8,7 +8,6 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_ezv2.argument_groups import Arguments
-from sb3_ezv2.checkpoints import CheckpointedAlgorithm
 from sb3_ezv2.common.arguments import shown, switch
 from sb3_ezv2.common.spaces import check_observation_space, named_arrays
 from sb3_ezv2.common.tensors import to_tensors, torch_threads
@@ -18,13 +17,14 @@ from sb3_ezv2.learning.losses import tensor_batch
 from sb3_ezv2.learning.reanalyze import MixedValueRule, Reanalyzer
 from sb3_ezv2.learning.statistics import DataStatistics, set_rewards
 from sb3_ezv2.learning.updates import Updater
+from sb3_ezv2.offline import OfflineAlgorithm
 from sb3_ezv2.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PlanningPolicy, SearchArguments, policy_for
 from sb3_ezv2.replay.buffer import TrajectoryReplayBuffer
 
 SelfEfficientZeroV2 = TypeVar("SelfEfficientZeroV2", bound="EfficientZeroV2")
 
 
-class EfficientZeroV2(CheckpointedAlgorithm):
+class EfficientZeroV2(OfflineAlgorithm):
     """EfficientZero V2 (EZ-V2): plans in a learned model, with discrete or continuous actions.
 
     Paper: https://arxiv.org/abs/2403.00564. The defaults are for runs of a few thousand to a hundred thousand steps on
@@ -141,7 +141,9 @@ class EfficientZeroV2(CheckpointedAlgorithm):
         if not (isinstance(chosen, type) and issubclass(chosen, PlanningPolicy)):
             raise ValueError(f"policy={shown(policy)} must be {' or '.join(self.policy_aliases)}, or a subclass of one")
         if switch("_init_setup_model", _init_setup_model) and env is None:
-            raise ValueError("env=None: a model is built for the spaces of an environment; load needs none")
+            raise ValueError(
+                "env=None: a model is built for an environment's spaces; load and from_data need no environment"
+            )
         self._use_arguments(Arguments.of(given))
         super().__init__(
             policy,
@@ -204,7 +206,11 @@ class EfficientZeroV2(CheckpointedAlgorithm):
 
     def _replay_buffer_loaded(self) -> None:
         self.reanalyzer.cache.clear()
+        self._describe_data()
+
+    def _describe_data(self) -> None:
         self.statistics.describe(self._flat(part) for part in self.replay_buffer.stored_observations())
+        self.replay_buffer.has_old_data = False
 
     def _start_streams(self) -> None:
         super()._start_streams()
@@ -230,7 +236,7 @@ class EfficientZeroV2(CheckpointedAlgorithm):
         total_timesteps, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
-        self.diagnostics.symptoms.begin_run()
+        self._begin_run()
         callback.on_training_start(locals(), globals())
         with torch_threads(self.arguments.engine.n_threads if self.device.type == "cpu" else None):
             while self.num_timesteps < total_timesteps or self._is_in_between:
@@ -248,6 +254,11 @@ class EfficientZeroV2(CheckpointedAlgorithm):
                 self._updates_due = 0
         callback.on_training_end()
         return self
+
+    def _begin_run(self) -> None:
+        self.diagnostics.symptoms.begin_run()
+        if self.replay_buffer.has_old_data:
+            self._describe_data()
 
     def _choose_actions(self, n_envs: int, learning_starts: int) -> np.ndarray:
         """Actions counted from 0 or scaled to [-1, 1]: random ones first, then those of an exploring search."""

@@ -3,7 +3,6 @@
 Every environment is a stream of its own in a ring of slots, see :mod:`sb3_ezv2.replay.slots`.
 """
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,18 +15,17 @@ from sb3_ezv2.common.normalization import UNCHANGED, Normalizer
 from sb3_ezv2.common.spaces import named_arrays, named_spaces
 from sb3_ezv2.common.type_aliases import ObservationArrays, TrajectoryBatch
 from sb3_ezv2.replay.frame_storage import new_frame_storages
-from sb3_ezv2.replay.journal_reader import JournalSummary, add_journal
-from sb3_ezv2.replay.slots import EMPTY, FRONTIER, TERMINATED, TRANSITION, TRUNCATED, follow_slots
+from sb3_ezv2.replay.slots import EMPTY, FRONTIER, NO_FRONTIER, TERMINATED, TRANSITION, TRUNCATED, follow_slots
+from sb3_ezv2.replay.sources import FilledFromElsewhere
 from sb3_ezv2.replay.sum_tree import find_leaves, new_sum_tree, resized, set_priorities
 
-NO_FRONTIER = -1
 FIRST_ROWS = 1024
 MIN_PRIORITY = 1e-6
 MIN_WEIGHT = 0.1
 """Importance weights are kept at or above this (EfficientZero V2's code)."""
 
 
-class TrajectoryReplayBuffer:
+class TrajectoryReplayBuffer(FilledFromElsewhere):
     """Prioritised replay of trajectories; memory grows with use.
 
     :param buffer_size: number of observations kept, all environments together; the last one of an episode counts
@@ -91,6 +89,7 @@ class TrajectoryReplayBuffer:
         self.n_observations = getattr(self, "n_observations", 0)  # ever stored; ids never begin again
         self.n_transitions = 0  # in the buffer now
         self._new_slots: list[np.ndarray] = []
+        self.kept = None
         self.frontiers = np.full(self.n_envs, NO_FRONTIER, np.int64)
         self.next_rows = np.zeros(self.n_envs, np.int64)
 
@@ -214,19 +213,6 @@ class TrajectoryReplayBuffer:
         self.frontiers[:] = NO_FRONTIER
         self.n_transitions = int((self.kinds == TRANSITION).sum())
 
-    def add_journal(self, path: str | os.PathLike, after: tuple[str, int] | None = None) -> JournalSummary:
-        """Store the steps of a journal as if they happened now; see :class:`~sb3_ezv2.callbacks.TransitionJournal`.
-
-        Open episodes are ended as truncated, before and after; where there is no step to store, nothing changes.
-
-        :param path: of the journal
-        :param after: ``(run_id, step)`` of the checkpoint that this buffer comes from, to store only what came later
-        :return: what was read; of a damaged journal that is what is whole, and a warning says so
-        :raises FileNotFoundError: if there is no such file
-        :raises ValueError: if it is no journal, or one of other spaces or environments
-        """
-        return add_journal(self, path, after)
-
     def _write_observation(self, observation: ObservationArrays, env: int, begins: bool) -> None:
         """Put the next observation of a stream into its ring; it becomes the frontier.
 
@@ -325,10 +311,13 @@ class TrajectoryReplayBuffer:
                 f"batch_size={batch_size} is larger than the {self.n_transitions} transitions in the replay buffer; "
                 "collect more (learning_starts) or use a smaller batch"
             )
-        shares = (np.arange(batch_size) + rng.random(batch_size)) / batch_size
+        kept = self.draw_kept(batch_size, rng)
+        n_drawn = batch_size - len(kept)
+        shares = (np.arange(n_drawn) + rng.random(n_drawn)) / max(n_drawn, 1)
         starts = find_leaves(self.sum_tree, shares)
         probabilities = self.sum_tree[len(self.sum_tree) // 2 + starts] / self.sum_tree[1]
         weights = (self.n_transitions * probabilities) ** -beta
+        starts, weights = np.concatenate([kept, starts]), np.concatenate([np.ones(len(kept)), weights])
         weights = np.maximum(weights / weights.max(), MIN_WEIGHT).astype(np.float32)
 
         return self.windows(starts, unroll_steps, td_steps, rng, normalizer)._replace(weights=weights)

@@ -21,6 +21,7 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_ezv2.common.actions import action_kind_of
+from sb3_ezv2.common.plain_spaces import space_from_plain
 from sb3_ezv2.common.spaces import named_spaces
 from sb3_ezv2.common.type_aliases import ObservationArrays
 from sb3_ezv2.replay.journal_format import (
@@ -317,6 +318,22 @@ def add_journal(
             stacklevel=3,
         )
     return summary
+
+
+def spaces_of_journal(path: str | os.PathLike) -> tuple[spaces.Space, spaces.Space, int]:
+    """Observation space, action space and number of environments that a journal was written for.
+
+    :param path: of the journal
+    :raises FileNotFoundError: if there is no such file
+    :raises ValueError: if it is no journal, or damaged where it describes itself
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no journal {path}")
+    mode = "mode=ro" if Path(f"{os.fspath(path)}-wal").exists() else "mode=ro&immutable=1"
+    with closing(sqlite3.connect(f"file:{quote(os.path.abspath(path))}?{mode}", uri=True)) as connection:
+        content = read_description(connection, path)
+    observations, actions = (space_from_plain(content[name]) for name in ("observation_space", "action_space"))
+    return observations, actions, int(content["n_envs"])
 
 
 def _ended_with(buffer: JournaledBuffer, observations: ObservationArrays) -> bool:

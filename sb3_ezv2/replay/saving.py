@@ -16,9 +16,10 @@ from sb3_ezv2.common.actions import action_kind_of
 from sb3_ezv2.common.array_files import MAGIC, ArrayReader, DamagedFileError, write_arrays
 from sb3_ezv2.common.plain_spaces import space_from_plain, space_to_plain
 from sb3_ezv2.common.spaces import named_spaces
-from sb3_ezv2.replay.buffer import NO_FRONTIER, TrajectoryReplayBuffer
+from sb3_ezv2.replay.buffer import TrajectoryReplayBuffer
 from sb3_ezv2.replay.frame_storage import ZERO_FRAME, FrameStorage
-from sb3_ezv2.replay.slots import EMPTY, FRONTIER, TRANSITION, TRUNCATED
+from sb3_ezv2.replay.slots import EMPTY, FRONTIER, NO_FRONTIER, TRANSITION, TRUNCATED
+from sb3_ezv2.replay.sources import Kept
 from sb3_ezv2.replay.sum_tree import new_sum_tree
 
 KIND = "replay buffer"
@@ -33,6 +34,8 @@ OWN_ATTRIBUTES = {
     *("n_observations", "n_transitions", "_new_slots", "frontiers", "next_rows"),
 }
 """What a buffer of this package consists of; a subclass may have more."""
+OPTIONAL_ATTRIBUTES = {"kept", "has_old_data"}
+"""What one may have besides, written in a form of their own or not at all."""
 NAMES_IN_PICKLES = {
     "numpy": {"dtype", "ndarray"},
     "numpy._core.multiarray": {"_reconstruct", "scalar"},
@@ -74,7 +77,9 @@ def save_buffer(buffer: TrajectoryReplayBuffer, file: BinaryIO) -> str:
     for key, stacks in buffer.stacks.items():
         arrays[f"stacks/{key}"] = [stacks.frames[:slots]]
         arrays[f"frames/{key}"] = _used_frames(stacks, slots)
-    extra = {name: value for name, value in vars(buffer).items() if name not in OWN_ATTRIBUTES}
+    if buffer.kept is not None:
+        arrays |= {"kept/slots": [buffer.kept.slots], "kept/ids": [buffer.kept.ids]}
+    extra = {name: value for name, value in vars(buffer).items() if name not in OWN_ATTRIBUTES | OPTIONAL_ATTRIBUTES}
     if extra:
         arrays[EXTRA] = [np.frombuffer(pickle.dumps(extra), np.uint8)]
     content = {
@@ -83,6 +88,7 @@ def save_buffer(buffer: TrajectoryReplayBuffer, file: BinaryIO) -> str:
         "action_space": space_to_plain(buffer.action_space),
         "n_rows": buffer.n_rows,
         "n_observations": buffer.n_observations,
+        "kept_share": 0.0 if buffer.kept is None else buffer.kept.share,
         "class": f"{type(buffer).__module__}.{type(buffer).__qualname__}",
     }
     return write_arrays(file, KIND, content, arrays)
@@ -128,6 +134,7 @@ def _read(reader: ArrayReader, name: str, like: TrajectoryReplayBuffer, digest: 
     loaded.max_rows = loaded.buffer_size // loaded.n_envs
     loaded.reset(content["n_rows"])
     loaded.n_observations = content["n_observations"]
+    kept: dict[str, np.ndarray] = {}
     used, n_envs = reader.shape_and_dtype("kinds")[0][0], loaded.n_envs
     if used > loaded.n_rows:
         raise DamagedFileError(f"{name} is damaged: it has {used} rows of {loaded.n_rows}")
@@ -143,6 +150,9 @@ def _read(reader: ArrayReader, name: str, like: TrajectoryReplayBuffer, digest: 
         elif key in ("frontiers", "next_rows", "new_slots"):
             reader.expect(key, (n_envs if key != "new_slots" else None,), np.int64)
             setattr(loaded, key, reader.read(key))
+        elif group == "kept":
+            reader.expect(key, (None,), np.int64)
+            kept[part] = reader.read(key)
         elif group == "stacks" and part in loaded.stacks:
             reader.expect(key, (used * n_envs, loaded.n_stack), np.int64)
             _fill(loaded.stacks[part].frames, reader.pieces(key))
@@ -157,6 +167,8 @@ def _read(reader: ArrayReader, name: str, like: TrajectoryReplayBuffer, digest: 
                 "it into a model with the same replay_buffer_class"
             )
     loaded._new_slots = [vars(loaded).pop("new_slots")]
+    if kept:
+        loaded.kept = Kept(content["kept_share"], kept["slots"], kept["ids"])
     if digest is not None and reader.digest != digest:
         raise ValueError(f"{name} is the replay buffer of another checkpoint")
     reader.finish()
@@ -253,6 +265,10 @@ def check_buffer(buffer: TrajectoryReplayBuffer) -> None:
     _require(not leaves[kinds.size :].any(), "a priority belongs to no slot")
     for new in buffer._new_slots:
         _require(bool(np.all((new >= 0) & (new < kinds.size))), "a new slot lies outside")
+    if buffer.kept is not None:
+        share, slots, ids = buffer.kept
+        inside = bool(np.all((slots >= 0) & (slots < kinds.size)))
+        _require(0.0 < share <= 1.0 and slots.shape == ids.shape and inside, "a kept transition lies outside")
     for stacks in buffer.stacks.values():
         stacks.recount()
     _sum_up(buffer.sum_tree)

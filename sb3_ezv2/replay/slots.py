@@ -16,6 +16,8 @@ from sb3_ezv2.common.compilation import entry_point
 
 EMPTY, TRANSITION, FRONTIER, TERMINATED, TRUNCATED = range(5)
 """What a slot holds."""
+NO_FRONTIER = -1
+"""In place of a frontier's row, where an environment has no open stream."""
 
 
 @entry_point

@@ -18,6 +18,8 @@ are still noise; a mean that followed them to 5 would leave no candidate on the 
 MIN_STD = 0.1
 MIN_FLATTENED_STD = 1.0
 """Least standard deviation before squashing of the flattened policy, for the same reason."""
+BOUND_TOLERANCE = 1e-5
+"""Actions of a data set may leave the bounds by this share of their distance, as rounding does."""
 CHILDREN_PER_NODE = 2
 """Sampled actions at every node below the root (EfficientZero V2, section 4.1)."""
 
@@ -73,6 +75,20 @@ class BoxActions(ActionKind):
         share = 0.5 * (actions.astype(np.float64) + 1.0)
         scaled = (1.0 - share) * low + share * high  # the difference of the bounds may be too large for a number
         return scaled.clip(low, high).astype(self.low.dtype).reshape(*actions.shape[:-1], *self.low.shape)
+
+    def from_env(self, actions: np.ndarray, n: int) -> np.ndarray:
+        """Actions scaled to [-1, 1]."""
+        shape = (n, *self.low.shape)
+        if actions.shape != shape or actions.dtype.kind not in "fiu":
+            raise ValueError(
+                f"actions have the shape {actions.shape} and the dtype {actions.dtype}, not {shape} floats"
+            )
+        low, high = self.low.astype(np.float64), self.high.astype(np.float64)
+        share = (actions - low) / (high - low)
+        if not ((share >= -BOUND_TOLERANCE) & (share <= 1.0 + BOUND_TOLERANCE)).all():
+            worst = actions.reshape(-1)[np.nanargmax(np.nan_to_num(np.abs(share - 0.5), nan=np.inf))]
+            raise ValueError(f"an action is {worst}, outside of the bounds low={self.low}, high={self.high}")
+        return (2.0 * share - 1.0).clip(-1.0, 1.0).astype(np.float32).reshape(n, *self.shape)
 
     def policy_targets(self, plan: Plan) -> PolicyTargets:
         """All candidates with the improved policy as weights, or the chosen action alone."""

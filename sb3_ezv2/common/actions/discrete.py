@@ -40,6 +40,18 @@ class DiscreteActions(ActionKind):
         """Actions counted from the start of the space."""
         return actions + self.start
 
+    def from_env(self, actions: np.ndarray, n: int) -> np.ndarray:
+        """Actions counted from 0."""
+        if actions.shape != (n,) or actions.dtype.kind not in "iu":
+            raise ValueError(
+                f"actions have the shape {actions.shape} and the dtype {actions.dtype}, not ({n},) integers"
+            )
+        counted = actions.astype(np.int64) - self.start
+        if not self.are_valid(counted):
+            wrong = actions[(counted < 0) | (counted >= self.n_candidates)][0]
+            raise ValueError(f"an action is {wrong}; the space has {self.n_candidates} from {self.start} on")
+        return counted
+
     def are_valid(self, actions: np.ndarray) -> bool:
         """Whether they are numbers of actions."""
         return bool(((actions >= 0) & (actions < self.n_candidates)).all())

@@ -93,6 +93,16 @@ class ActionKind(ABC):
     def to_env(self, actions: np.ndarray) -> np.ndarray:
         """Actions in the environment's own units, shape and dtype ``[..., *space.shape]``."""
 
+    @abstractmethod
+    def from_env(self, actions: np.ndarray, n: int) -> np.ndarray:
+        """The inverse of :meth:`to_env`.
+
+        :param actions: of the environment, as a data set has them
+        :param n: how many there must be
+        :return: ``[n, *shape]``
+        :raises ValueError: if they are not ``[n, *space.shape]`` of the space
+        """
+
     def are_valid(self, actions: np.ndarray) -> bool:
         """Whether stored actions ``[*shape, *self.shape]`` are actions of the space."""
         return bool(np.isfinite(actions).all())
