@@ -11,11 +11,14 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import check_for_correct_spaces
 
 from sb3_ezv2.common.archives import archive_parts
+from sb3_ezv2.common.arguments import Whole, switch
+from sb3_ezv2.export import write_onnx
 from sb3_ezv2.networks.copies import checked_optimizer
 from sb3_ezv2.policies import PlanningPolicy
 from sb3_ezv2.policy_files import OF_TRAINING, is_policy_archive
 from sb3_ezv2.replay_algorithm import ReplayAlgorithm
 
+MOST_OBSERVATIONS = 4096
 MODEL_PARTS = {"data", "policy.pth", "policy.optimizer.pth"}
 """What a file of ``save`` holds."""
 
@@ -106,6 +109,32 @@ class SavedAlgorithm(ReplayAlgorithm):
         model._setup_model()
         model.set_parameters({"policy": policy.state_dict()}, exact_match=False)
         return model
+
+    def export_onnx(
+        self,
+        path: str | Path,
+        n_simulations: int | None = None,
+        deterministic: bool = True,
+        search: bool = True,
+        n_observations: int = 1,
+    ) -> None:
+        """Write the agent as one ONNX graph of fixed shapes, from the observation to the action; needs ``export``.
+
+        Whatever runs ONNX plans with it, without Python. What ``VecNormalize`` does to observations is part of it. With
+        ``deterministic=False`` the noise of exploring is an input besides the observation.
+
+        :param path: file to write, replaced as a whole
+        :param n_simulations: model calls of the search; ``None`` for as many as the model makes
+        :param deterministic: greedy instead of exploring, as for ``predict``
+        :param search: whether to plan; without, the graph is the policy alone, which is faster and weaker
+        :param n_observations: how many observations the graph decides for at once
+        :raises ValueError: if an argument cannot be, or the network has an operator that ONNX does not know
+        :raises ImportError: if the extra ``export`` is missing
+        """
+        for name, value in (("deterministic", deterministic), ("search", search)):
+            switch(name, value)
+        Whole(1, MOST_OBSERVATIONS)("n_observations", n_observations)
+        write_onnx(self.policy, self.normalizer, path, n_simulations, deterministic, search, n_observations)
 
     def save_policy(self, path: str | Path) -> None:
         """Save the acting network and its settings alone, to be handed on.

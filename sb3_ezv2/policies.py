@@ -287,6 +287,8 @@ class PlanningPolicy(BasePolicy):
             return self.average_model.values(self._named_tensors(obs)).unsqueeze(-1)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        if th.jit.is_tracing():
+            raise ValueError("a search cannot be traced, its actions would be constants; use model.export_onnx(path)")
         actions = self.search(observation, deterministic, self.prediction_noise.generator()).actions
         # Scaled ones are brought to the bounds by ``predict``.
         return th.as_tensor(actions if self.action_kind.scaled else self.to_env_actions(actions))

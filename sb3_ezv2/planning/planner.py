@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import torch as th
 
+from sb3_ezv2.common.actions import ActionKind
 from sb3_ezv2.common.type_aliases import Noise, Plan, SearchResult, SearchSettings
 from sb3_ezv2.networks.model import EfficientZeroModel
 from sb3_ezv2.planning.device_search import draw_on_device, plan_on_device
@@ -71,6 +72,16 @@ class Planner:
             self._greedy_noise[key] = noise._replace(gumbel=np.zeros_like(noise.gumbel))
         return self._greedy_noise[key]
 
+    def settings(self, kind: ActionKind) -> SearchSettings:
+        """Numbers of a search for actions of this kind."""
+        return SearchSettings(
+            n_simulations=self.n_simulations,
+            n_considered=self.n_considered,
+            discount=self.discount,
+            min_value_range=kind.min_value_range,
+            min_value_share=kind.min_value_share,
+        )
+
     @th.no_grad()
     def plan(
         self,
@@ -89,13 +100,7 @@ class Planner:
         :raises ValueError: if the network's values or policies are not finite
         """
         kind = model.action_kind
-        settings = SearchSettings(
-            n_simulations=self.n_simulations,
-            n_considered=self.n_considered,
-            discount=self.discount,
-            min_value_range=kind.min_value_range,
-            min_value_share=kind.min_value_share,
-        )
+        settings = self.settings(kind)
         if _is_faster_on_host(model, len(next(iter(observations.values())))):
             model, observations = on_host(model), {key: part.cpu() for key, part in observations.items()}
         found = choose_search(model)(model, observations, noise, explore, settings)

@@ -36,6 +36,7 @@ AT_THE_TOP = {
     "policies": "algorithm",
     "policy_files": "algorithm",
     "model_files": "algorithm",
+    "export": "algorithm",
     "offline": "algorithm",
     "callbacks": "algorithm",
     "compatibility": "algorithm",

@@ -90,16 +90,25 @@ def newest_places(buffer: ReplayBuffer) -> list[tuple[int, int, int]]:
 def test_minari_datasets(tmp_path, monkeypatch):
     minari = pytest.importorskip("minari")
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    env = minari.DataCollector(gym.make("CartPole-v1", max_episode_steps=12))
+    env, episodes = gym.make("CartPole-v1", max_episode_steps=12), []
     for seed in range(4):
-        env.reset(seed=seed)
+        observation, _ = env.reset(seed=seed)
         env.action_space.seed(seed)
-        while True:
-            _, _, terminated, truncated, _ = env.step(env.action_space.sample())
-            if terminated or truncated:
-                break
-    dataset = env.create_dataset("test/cartpole-v0")
-    env.close()
+        found: dict = {
+            "observations": [observation],
+            "actions": [],
+            "rewards": [],
+            "terminations": [],
+            "truncations": [],
+        }
+        while not (found["truncations"] and (found["truncations"][-1] or found["terminations"][-1])):
+            action = env.action_space.sample()
+            values = env.step(action)[:4]
+            for key, value in zip(found, (values[0], action, *values[1:]), strict=True):
+                found[key].append(value)
+        arrays = {key: np.array(part) for key, part in found.items()}
+        episodes.append(minari.data_collector.EpisodeBuffer(id=seed, infos={}, **arrays))
+    dataset = minari.create_dataset_from_buffers("test/cartpole-v0", episodes, env=env)
     buffer = TrajectoryReplayBuffer(200, dataset.observation_space, dataset.action_space)
     assert buffer.add_episodes("test/cartpole-v0") == dataset.total_steps
     other = TrajectoryReplayBuffer(200, dataset.observation_space, dataset.action_space)

@@ -141,6 +141,13 @@ class BoxActions(ActionKind):
         mean, std = self.gaussian(outputs.unsqueeze(-2))
         return _with_uniform_prior(_squash(mean + std * noise))
 
+    def tensor_to_env(self, actions: th.Tensor) -> th.Tensor:
+        """Actions between the bounds of the space."""
+        low, high = (th.as_tensor(bound.reshape(-1), dtype=th.float64) for bound in (self.low, self.high))
+        share = 0.5 * (actions.double() + 1.0)
+        scaled = th.minimum(th.maximum((1.0 - share) * low + share * high, low), high)
+        return scaled.to(th.from_numpy(self.low[:0]).dtype).reshape(*actions.shape[:-1], *self.low.shape)
+
     def compiled_sampling(self, explore: bool) -> tuple[int, float] | None:
         """How many candidates come from the policy itself (-1 if greedy), and the factor of the flattened policy."""
         return self.n_policy_candidates if explore else -1, float(self.flatten_factor)

@@ -81,6 +81,10 @@ class DiscreteActions(ActionKind):
         """Every action."""
         return Candidates(outputs[:, :0], outputs)
 
+    def tensor_to_env(self, actions: th.Tensor) -> th.Tensor:
+        """Actions counted from the start of the space."""
+        return actions + int(self.start)
+
     def compiled_sampling(self, explore: bool) -> tuple[int, float] | None:
         """Nothing is sampled."""
         return 0, 1.0

@@ -162,6 +162,10 @@ class ActionKind(ABC):
         :param noise: standard normal ``[n or 1, n_children, noise_dim]``
         """
 
+    @abstractmethod
+    def tensor_to_env(self, actions: th.Tensor) -> th.Tensor:
+        """As :meth:`to_env`, in tensor operations."""
+
     def numbered(self, numbers: th.Tensor) -> th.Tensor:
         """Actions ``[n, *shape]`` by their ``numbers [n]`` among all; only if the kind is not sampled."""
         return numbers
