@@ -62,6 +62,8 @@ EXTRAS = {
     # shimmy's adapter imports Gymnasium's renderer, which imports imageio.
     "dmc": ["shimmy>=2.0", "dm-control>=1.0.20; python_version < '3.13'", "mujoco>=3.1,<4", "imageio>=2.14.1"],
     "mujoco": ["gymnasium[mujoco]>=1.0", "mujoco>=3.1,<4"],
+    "offline": ["minari[hdf5]>=0.5"],
+    "export": ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"],
     # What the zoo imports or runs and does not install itself: pandas for the report of a search for hyperparameters,
     # TensorBoard for -tb, seaborn for its plots, requests for the hub, moviepy and an ffmpeg for videos, pygame for the
     # pictures of classic control.

@@ -1,4 +1,4 @@
-"""Stacked images whose frames are stored once.
+"""Stacked observations whose frames are stored once: images and vectors, as bytes.
 
 An observation of ``n_stack`` frames usually shares all but the newest with the observation before it. A
 :class:`FrameStorage` keeps the frames in a pool, and for every slot of the replay buffer the numbers of the frames in
@@ -32,7 +32,7 @@ ZERO_FRAME = 0
 """Number of the frame that is all zero."""
 
 KEEPS_STACKS = (VecCheckNan, VecMonitor, VecNormalize, VecTransposeImage, VecVideoRecorder)
-"""Wrappers around ``VecFrameStack`` that leave bytes as they are."""
+"""Wrappers around ``VecFrameStack`` that leave stacks as they are; of ``VecNormalize`` that holds for bytes only."""
 
 
 @entry_point
@@ -57,63 +57,77 @@ def is_stackable(space: spaces.Space) -> bool:
     return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) >= 3
 
 
+def is_stackable_vector(space: spaces.Space) -> bool:
+    """Whether a part of an observation may be a stack of vectors: a ``Box`` of one axis or two."""
+    return isinstance(space, spaces.Box) and len(space.shape) in (1, 2)
+
+
+def stackable_parts(space: spaces.Space) -> dict[str, spaces.Box]:
+    """Parts of an observation whose frames are stored once, by key: its images or else its vectors."""
+    parts = named_spaces(space).items()
+    images = {key: part for key, part in parts if is_stackable(part)}
+    return images or {key: part for key, part in parts if is_stackable_vector(part)}  # type: ignore[return-value]
+
+
 def stack_axis(space: spaces.Box, channels_order: str | None = None) -> int:
     """Axis along which frames are stacked, the oldest first.
 
     :param space: of the stacked images
     :param channels_order: ``"first"`` or ``"last"``; ``None`` for the first of 4 axes (gymnasium's
-        ``FrameStackObservation``), and for the first of 3 where no other is smaller, as Stable-Baselines3 tells
+        ``FrameStackObservation``) or of 2, and for the first of 3 where no other is smaller, as Stable-Baselines3 tells
         channels from pixels, else the last
     """
-    first = len(space.shape) > 3 or int(np.argmin(space.shape)) == 0
+    first = len(space.shape) != 3 or int(np.argmin(space.shape)) == 0
     return 0 if channels_order == "first" or (channels_order is None and first) else len(space.shape) - 1
 
 
 def new_frame_storages(
     space: spaces.Space, n_stack: int, channels_order: str | None, n_slots: int
 ) -> dict[str, "FrameStorage"]:
-    """A storage for every image of an observation space, by key; none where ``n_stack`` is 1.
+    """A storage for every part of :func:`stackable_parts`, by key; none where ``n_stack`` is 1.
 
     :param space: of the observations
-    :param n_stack: frames in every image
+    :param n_stack: frames in every part
     :param channels_order: see :func:`stack_axis`
     :param n_slots: slots to begin with
-    :raises ValueError: if the space has no images of ``n_stack`` frames
+    :raises ValueError: if the space has no images or vectors of ``n_stack`` frames
     """
     if n_stack == 1:
         return {}
-    images = {key: part for key, part in named_spaces(space).items() if is_stackable(part)}
-    if not images:
+    parts = stackable_parts(space)
+    if not parts:
         raise ValueError(
-            f"n_stack={n_stack}, but the observation space {space} has no image of stacked frames, which is a Box of 3 "
-            "axes or more with the dtype uint8; leave n_stack=1"
+            f"n_stack={n_stack}, but the observation space {space} has no stacked frames: no image of bytes with 3 "
+            "axes or more, and no Box of 1 or 2 axes; leave n_stack=1"
         )
     storages = {}
-    for key, image in images.items():
-        axis = stack_axis(image, channels_order)  # type: ignore[arg-type]
-        if image.shape[axis] % n_stack != 0:  # type: ignore[index]
+    for key, part in parts.items():
+        axis = stack_axis(part, channels_order)
+        if part.shape[axis] % n_stack != 0:
             raise ValueError(
-                f"n_stack={n_stack} does not divide the length {image.shape[axis]} of axis {axis} "  # type: ignore[index]
-                f"of observation {key!r}, whose space is {image}; pass the number of frames that the environment "
+                f"n_stack={n_stack} does not divide the length {part.shape[axis]} of axis {axis} "
+                f"of observation {key!r}, whose space is {part}; pass the number of frames that the environment "
                 "stacks, channels_order ('first' or 'last') if they are stacked along another axis, or n_stack=1"
             )
-        storages[key] = FrameStorage(image, n_stack, axis, n_slots)  # type: ignore[arg-type]
+        storages[key] = FrameStorage(part, n_stack, axis, n_slots)
     return storages
 
 
 class FrameStorage:
     """Stacks by slot, frames once; memory grows with use, in blocks.
 
-    :param space: of the stacked images, ``uint8``
-    :param n_stack: frames in an image
+    :param space: of the stacked images or vectors; what is stored are the bytes of its numbers
+    :param n_stack: frames in a stack
     :param axis: along which they are stacked, the oldest first; its length is a multiple of ``n_stack``
     :param n_slots: slots to begin with
     """
 
     def __init__(self, space: spaces.Box, n_stack: int, axis: int, n_slots: int) -> None:
         self.shape = space.shape
+        self.dtype = space.dtype
         self.n_stack = n_stack
-        self.frame_shape = (math.prod(self.shape[:axis]), math.prod(self.shape[axis:]) // n_stack)
+        n_bytes = math.prod(self.shape[axis:]) // n_stack * self.dtype.itemsize
+        self.frame_shape = (math.prod(self.shape[:axis]), n_bytes)
         self.block_frames = max(BLOCK_BYTES // math.prod(self.frame_shape), 1)
         # Frame i is frame i % block_frames of block i // block_frames; the first block has only the zero frame.
         self.blocks = [np.zeros((1, *self.frame_shape), np.uint8)]
@@ -171,7 +185,7 @@ class FrameStorage:
         stops = np.searchsorted(blocks, found, side="right")
         for block, start, stop in zip(found, starts, stops, strict=True):
             copy_frames(self.blocks[block], places[start:stop], stacks, order[start:stop])
-        return stacks.reshape(*slots.shape, *self.shape)
+        return stacks.reshape(-1).view(self.dtype).reshape(*slots.shape, *self.shape)
 
     def restore(self, n_frames: int, pieces: Iterable[np.ndarray]) -> None:
         """Take in frames of a file as those that come after the zero frame; :meth:`recount` has to follow.
@@ -214,7 +228,8 @@ class FrameStorage:
 
     def _split(self, stack: np.ndarray) -> np.ndarray:
         """The stack as ``[outer, n_stack, inner]``."""
-        return np.asarray(stack, np.uint8).reshape(self.frame_shape[0], self.n_stack, self.frame_shape[1])
+        numbers = np.ascontiguousarray(stack, self.dtype).reshape(-1)
+        return numbers.view(np.uint8).reshape(self.frame_shape[0], self.n_stack, self.frame_shape[1])
 
     def _stored(self, frame: np.ndarray) -> int:
         """Number of a frame, which is put into the pool unless it is all zero."""
@@ -235,23 +250,25 @@ class FrameStorage:
 
 
 def frames_stacked_by(env: VecEnv) -> int:
-    """``n_stack`` of a ``VecFrameStack`` whose images reach the agent as it stacked them.
+    """``n_stack`` of a ``VecFrameStack`` whose stacks reach the agent as it made them.
 
-    :return: 1 where there is none, where another wrapper may have changed its images, or where their shape leaves
+    :return: 1 where there is none, where another wrapper may have changed its stacks, or where their shape leaves
         doubt about the axis; then whole observations are to be stored
     """
-    stacked = named_spaces(env.observation_space)
+    stacked = stackable_parts(env.observation_space)
+    of_bytes = all(part.dtype == np.uint8 for part in stacked.values())
     while isinstance(env, KEEPS_STACKS):
+        if isinstance(env, VecNormalize) and env.norm_obs and not of_bytes:
+            return 1  # the last observation of an episode comes back rounded
         env = env.venv
     if not isinstance(env, VecFrameStack):
         return 1
     single, n_stack = named_spaces(env.venv.observation_space), env.stacked_obs.n_stack
-    images = {key: part for key, part in stacked.items() if is_stackable(part)}
-    for key, image in images.items():
-        axis = stack_axis(image)  # type: ignore[arg-type]
-        frame, whole = list(image.shape), single[key].shape  # type: ignore[arg-type]
+    for key, part in stacked.items():
+        axis = stack_axis(part)
+        frame, whole = list(part.shape), single[key].shape
         frame[axis] //= n_stack
-        certain = np.sum(np.equal(image.shape, min(image.shape))) == 1  # type: ignore[arg-type]
+        certain = len(frame) == 1 or np.sum(np.equal(part.shape, min(part.shape))) == 1
         if not certain or tuple(frame) not in (whole, (whole[-1], *whole[:-1])):  # type: ignore[index]
             return 1
-    return n_stack if images else 1
+    return n_stack if stacked else 1

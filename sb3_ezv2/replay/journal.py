@@ -15,7 +15,7 @@ import numpy as np
 
 from sb3_ezv2.common.spaces import named_spaces
 from sb3_ezv2.replay.buffer import TrajectoryReplayBuffer
-from sb3_ezv2.replay.frame_storage import ZERO_FRAME, FrameStorage, stack_axis
+from sb3_ezv2.replay.frame_storage import ZERO_FRAME, FrameStorage, is_stackable, stack_axis
 from sb3_ezv2.replay.journal_format import (
     NO_FRAME,
     Transition,
@@ -64,6 +64,7 @@ class JournalWriter:
         stacked = {
             key: (storage.n_stack, stack_axis(named_spaces(buffer.observation_space)[key], buffer.channels_order))  # type: ignore[arg-type]
             for key, storage in buffer.stacks.items()
+            if is_stackable(named_spaces(buffer.observation_space)[key])  # of vectors, whole stacks take little
         }
         self.parts = observation_parts(buffer.observation_space, stacked)
         self.description = describe(buffer, self.parts)
@@ -176,10 +177,13 @@ class JournalWriter:
         """
         stacks, pieces = {}, []
         for part in self.parts:
+            slot = row * self.buffer.n_envs + env
             if part.n_stack == 1:
-                pieces.append(self.buffer.observations[part.key][row, env].tobytes())
+                whole = self.buffer.observations.get(part.key)
+                stack = self.buffer.stacks[part.key].read(np.array(slot)) if whole is None else whole[row, env]
+                pieces.append(stack.tobytes())
                 continue
-            storage, slot = self.buffer.stacks[part.key], row * self.buffer.n_envs + env
+            storage = self.buffer.stacks[part.key]
             stacks[part.key] = frames.stack(storage, slot, None if before is None else before[part.key])
             pieces.append(np.array(stacks[part.key], "<i8").tobytes())
         return b"".join(pieces), stacks

@@ -20,7 +20,7 @@ import yaml
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ezv2.ezv2 import EfficientZeroV2
-from sb3_ezv2.zoo import ALGO, plots
+from sb3_ezv2.zoo import ALGO, plots, seeds
 from sb3_ezv2.zoo.checks import check_model_file
 from sb3_ezv2.zoo.experiment import Experiment
 from sb3_ezv2.zoo.hub import (
@@ -45,7 +45,11 @@ AS_TRAINED = ["--algo", ALGO, "-f", "logs", "--deterministic"]
 
 
 def train(arguments: list[str]) -> None:
-    """``rl_zoo3.train`` with ``--algo ezv2`` and all evaluation episodes side by side."""
+    """``rl_zoo3.train`` with ``--algo ezv2`` and all evaluation episodes side by side; ``--n-seeds`` repeats it."""
+    several = seeds.parse(arguments)
+    if several is not None:
+        seeds.train(several)
+        return
     with (
         Stopper() as stopper,
         replaced(Experiment, "stopper", stopper),

@@ -159,7 +159,16 @@ def plot(arguments: Sequence[str]) -> None:
     """
     options = parse(arguments)
     check_folder(options.output.parent)
-    found = collect(options)
+    show(collect(options), options)
+
+
+def show(found: dict[str, dict[str, list[Curve]]], options: argparse.Namespace) -> None:
+    """Draw one panel for each environment, and print what the curves end with.
+
+    :param found: curves by environment and label
+    :param options: of the command line
+    :raises OSError: if the picture cannot be written
+    """
     names = sorted({name for curves in found.values() for name in curves}, key=lambda name: (ALGO not in name, name))
     colors = {name: COLORS[i % len(COLORS)] for i, name in enumerate(names)}
     figure, axes = new_figure(len(found))

@@ -33,8 +33,46 @@ model = EfficientZeroV2("CnnPolicy", env, learning_starts=30, n_simulations=4, b
 model.learn(32)
 assert model._n_updates > 0
 """
+OFFLINE = """
+import gymnasium as gym, minari, numpy as np
+from sb3_ezv2 import EfficientZeroV2
+env, rng, episodes = gym.make("Pendulum-v1"), np.random.default_rng(0), []
+for number in range(3):
+    observations, actions = rng.normal(size=(21, 3)).astype("f4"), rng.uniform(-2, 2, (20, 1)).astype("f4")
+    ends = np.arange(20) == 19
+    arrays = dict(observations=observations, actions=actions, rewards=rng.normal(size=20))
+    arrays |= dict(terminations=0 * ends, truncations=ends, infos={})
+    episode = minari.data_collector.EpisodeBuffer(id=number, **arrays)
+    episodes.append(episode)
+minari.create_dataset_from_buffers("test/pendulum-v0", episodes, env=env)
+model = EfficientZeroV2.from_data("MlpPolicy", "test/pendulum-v0", n_simulations=4, batch_size=8)
+assert model.learn_offline(5)._n_updates == 5 and len(model.replay_buffer) == 60
+minari.delete_dataset("test/pendulum-v0")
+"""
+EXPORT = """
+from sb3_ezv2 import EfficientZeroV2
+EfficientZeroV2("MlpPolicy", "CartPole-v1", seed=0).export_onnx("agent.onnx", n_simulations=2)
+"""
+RUN_EXPORTED = """
+import sys, numpy, onnxruntime
+session = onnxruntime.InferenceSession("agent.onnx")
+action, value = session.run(["action", "value"], {"observation": numpy.zeros((1, 4), numpy.float32)})
+assert action in (0, 1) and numpy.isfinite(value) and not {"torch", "sb3_ezv2"} & set(sys.modules)
+"""
 DMC = "from sb3_ezv2.envs.dmc import register_dmc; register_dmc()"
-NOT_IN_BASE = ["rl_zoo3", "ale_py", "Box2D", "mujoco", "dm_control", "tensorboard", "pytest", "sphinx", "jax"]
+NOT_IN_BASE = [
+    "rl_zoo3",
+    "ale_py",
+    "Box2D",
+    "mujoco",
+    "dm_control",
+    "tensorboard",
+    "minari",
+    "onnx",
+    "pytest",
+    "sphinx",
+    "jax",
+]
 
 
 @pytest.fixture(scope="session")
@@ -121,8 +159,17 @@ def run_zoo(new: Installed) -> None:
     assert list((new.cwd / "logs" / "ezv2").glob("report_CartPole-v1_*.csv"))
 
 
+def run_offline(new: Installed) -> None:
+    new.run("python", "-c", OFFLINE)
+
+
+def run_export(new: Installed) -> None:
+    new.run("python", "-c", EXPORT)
+    new.run("python", "-c", RUN_EXPORTED)
+
+
 def run_everything(new: Installed) -> None:
-    for run in (run_atari, run_dmc, run_box2d, run_mujoco):
+    for run in (run_atari, run_dmc, run_box2d, run_mujoco, run_offline, run_export):
         run(new)
     for env_id in ("PongNoFrameskip-v4", "dm_control/cartpole-swingup-v0", "LunarLander-v3", "Hopper-v5"):
         # Random actions only: what is trained above need not be trained again.
@@ -152,6 +199,7 @@ def run_benchmarks(new: Installed) -> None:
 
 PROMISED = {
     "": run_base, "atari": run_atari, "box2d": run_box2d, "dmc": run_dmc, "mujoco": run_mujoco, "zoo": run_zoo,
+    "offline": run_offline, "export": run_export,
     "all": run_everything, "docs": run_docs, "tests": run_tests, "benchmarks": run_benchmarks,
 }  # fmt: skip
 
@@ -180,7 +228,7 @@ def test_users_extras_are_all_and_no_developers(wheel_metadata):
         lines = wheel_metadata.get_all("Requires-Dist")
         return {line.partition(";")[0] for line in lines if f'extra == "{extra}"' in line}
 
-    users = [requirements(extra) for extra in ("atari", "box2d", "dmc", "mujoco", "zoo")]
+    users = [requirements(extra) for extra in ("atari", "box2d", "dmc", "mujoco", "offline", "export", "zoo")]
     assert requirements("all") == set().union(*users)
     assert requirements("all") < requirements("tests")
     assert not {name for name in requirements("all") if name.startswith(("pytest", "sphinx", "ruff", "jax", "mctx"))}

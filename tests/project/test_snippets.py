@@ -26,6 +26,7 @@ WITH_CODE = [name for name, text in TEXTS.items() if python_snippets(text)]
 def small(monkeypatch, tmp_path) -> None:
     """Train for a few steps, in a folder of its own and without windows."""
     monkeypatch.setattr(EfficientZeroV2, "learn", with_small_budgets(EfficientZeroV2.learn))
+    monkeypatch.setattr(EfficientZeroV2, "learn_offline", with_small_budgets(EfficientZeroV2.learn_offline))
     monkeypatch.setattr(EfficientZeroV2, "__init__", with_small_searches(EfficientZeroV2.__init__))
     monkeypatch.setenv("MPLBACKEND", "Agg")
     monkeypatch.chdir(tmp_path)
