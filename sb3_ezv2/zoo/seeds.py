@@ -177,9 +177,8 @@ def show(asked: Seeds, runs: dict[int, Path]) -> None:
     curves = {seed: plots.joined_curve([(run, 0)], options) for seed, run in runs.items()}
     print("\n| seed | last evaluation | best evaluation | folder |\n|---|---|---|---|")
     for seed, curve in sorted(curves.items()):
-        last, best = (
-            ("-", "-") if curve is None else (f"{value:.1f}" for value in (curve.returns[-1], max(curve.returns)))
-        )
+        values = [] if curve is None else [curve.returns[-1], max(curve.returns)]
+        last, best = [f"{value:.1f}" for value in values] or ["-", "-"]
         print(f"| {seed} | {last} | {best} | {runs[seed]} |")
     found = [curve for curve in curves.values() if curve is not None]
     if found:
