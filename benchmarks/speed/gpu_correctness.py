@@ -217,6 +217,7 @@ def copies_on(device: th.device, model: EfficientZeroV2) -> ModelCopies:
         model.observation_space, model.action_space, lambda _: 1e-3, gamma=model.gamma, **model.policy_kwargs
     ).to(device)
     policy.load_state_dict(model.policy.state_dict())
+    policy.copies.seed(0)  # on the device
     return policy.copies
 
 
