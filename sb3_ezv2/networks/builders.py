@@ -23,6 +23,7 @@ from sb3_ezv2.networks.model import (
     reward_support,
     value_support,
 )
+from sb3_ezv2.networks.supports import Support
 from sb3_ezv2.networks.value_prefix import ValuePrefix
 
 SIZE, DEPTH = Whole(1, 2**16), Whole(1, 1_000)
@@ -64,39 +65,59 @@ def extractor_class(name: str, value: Any) -> type[BaseFeaturesExtractor]:
 
 
 @dataclass(frozen=True)
-class VectorNetwork(ArgumentGroup):
-    """Sizes of the network for vectors.
+class NetworkArguments(ArgumentGroup):
+    """What the networks for vectors and for images have in common.
 
-    :param latent_dim: size of the latent state
-    :param hidden_dim: hidden size of the residual blocks and heads
-    :param n_blocks: residual blocks of the representation and of the dynamics each
-    :param net_arch: in place of both: the hidden size of every residual block of the representation and of the
-        dynamics; the last one is also that of the heads
-    :param activation_fn: class of the activations; with another one than ``ReLU`` torch evaluates the network in every
-        search, which is slower
-    :param features_extractor_class: a ``BaseFeaturesExtractor`` in front of the representation, see
-        :class:`~sb3_ezv2.networks.features.FeaturesModel`
-    :param features_extractor_kwargs: its arguments besides the observation space
-    :param normalize_images: whether an extractor gets bytes of images divided by 255
-    :param projection_dim: hidden size of the consistency projection
     :param value_prefix: whether sums of rewards are predicted instead of single rewards, see
-        :mod:`sb3_ezv2.networks.value_prefix`; searches are slower then, because torch evaluates the network
+        :mod:`sb3_ezv2.networks.value_prefix`; searches of vectors are slower then, because torch
+        evaluates the network
     :param lstm_dim: size of the LSTM that reads the value prefix
     :param prefix_horizon: steps after which the value prefix begins again
+    :param net_arch: of vectors, in place of ``hidden_dim`` and ``n_blocks``: the hidden size of every residual block,
+        the last one also that of the heads; of images, in place of ``hidden_dim``: the hidden layers of each head
+    :param activation_fn: class of the activations; with another one than ``ReLU`` torch evaluates the network for
+        vectors in every search, which is slower
     :param transformed_support: whether rewards and values are read as in release 0.1, in whose models this is set, see
         :class:`~sb3_ezv2.networks.supports.TransformedSupport`
     """
 
-    latent_dim: Annotated[int, SIZE] = 128
-    hidden_dim: Annotated[int, SIZE] = 128
-    n_blocks: Annotated[int, DEPTH] = 1
-    projection_dim: Annotated[int, SIZE] = 256
     value_prefix: Annotated[bool, switch] = False
     lstm_dim: Annotated[int, SIZE] = 512
     prefix_horizon: Annotated[int, DEPTH] = 5
     transformed_support: Annotated[bool, switch] = False
     net_arch: Annotated[tuple[int, ...] | None, layer_sizes] = None
     activation_fn: Annotated[type[nn.Module], activation_class] = nn.ReLU
+
+    def outputs(self, action_kind: ActionKind, discount: float) -> tuple[Support, Support, tuple[int | None, ...]]:
+        """Supports of rewards and of values, and output sizes of the heads for rewards, values and policies.
+
+        :param action_kind: of the policies
+        :param discount: of one step
+        """
+        rewards = reward_support(self.prefix_horizon if self.value_prefix else 1, self.transformed_support)
+        values = value_support(discount, self.transformed_support)
+        # A value prefix reads the features of the first head itself.
+        return rewards, values, (None if self.value_prefix else rewards.n_bins, values.n_bins, action_kind.output_dim)
+
+
+@dataclass(frozen=True)
+class VectorNetwork(NetworkArguments):
+    """Sizes of the network for vectors, besides those of every network.
+
+    :param latent_dim: size of the latent state
+    :param hidden_dim: hidden size of the residual blocks and heads
+    :param n_blocks: residual blocks of the representation and of the dynamics each
+    :param projection_dim: hidden size of the consistency projection
+    :param features_extractor_class: a ``BaseFeaturesExtractor`` in front of the representation, see
+        :class:`~sb3_ezv2.networks.features.FeaturesModel`
+    :param features_extractor_kwargs: its arguments besides the observation space
+    :param normalize_images: whether an extractor gets bytes of images divided by 255
+    """
+
+    latent_dim: Annotated[int, SIZE] = 128
+    hidden_dim: Annotated[int, SIZE] = 128
+    n_blocks: Annotated[int, DEPTH] = 1
+    projection_dim: Annotated[int, SIZE] = 256
     features_extractor_class: Annotated[type[BaseFeaturesExtractor] | None, extractor_class] = None
     features_extractor_kwargs: Annotated[dict[str, Any] | None, keywords] = None
     normalize_images: Annotated[bool, switch] = True
@@ -121,27 +142,19 @@ class VectorNetwork(ArgumentGroup):
 
 
 @dataclass(frozen=True)
-class ImageNetwork(ArgumentGroup):
-    """Sizes of the network for images.
+class ImageNetwork(NetworkArguments):
+    """Sizes of the network for images, besides those of every network.
 
     :param stem_channels: channels of the first, larger feature maps
     :param latent_channels: channels of the latent state
     :param action_channels: channels of the embedded action
     :param head_channels: channels that each head flattens
     :param hidden_dim: hidden size of the heads; ``None`` for what suits the kind of action
-    :param net_arch: in its place: sizes of several hidden layers of each head
-    :param activation_fn: class of the activations
     :param projection_dim: size of the consistency projection
     :param prediction_dim: hidden size of the consistency prediction
     :param normalize_images: whether pixels are bytes, to be divided by 255, as in every policy of SB3
     :param augment: whether the losses see images shifted by up to 4 pixels and with a changed intensity, see
         :mod:`sb3_ezv2.networks.augmentation`
-    :param value_prefix: whether sums of rewards are predicted instead of single rewards, see
-        :mod:`sb3_ezv2.networks.value_prefix`
-    :param lstm_dim: size of the LSTM that reads the value prefix
-    :param prefix_horizon: steps after which the value prefix begins again
-    :param transformed_support: whether rewards and values are read as in release 0.1, in whose models this is set, see
-        :class:`~sb3_ezv2.networks.supports.TransformedSupport`
     """
 
     stem_channels: Annotated[int, SIZE] = 32
@@ -153,12 +166,6 @@ class ImageNetwork(ArgumentGroup):
     prediction_dim: Annotated[int, SIZE] = 256
     normalize_images: Annotated[bool, switch] = True
     augment: Annotated[bool, switch] = True
-    value_prefix: Annotated[bool, switch] = False
-    lstm_dim: Annotated[int, SIZE] = 512
-    prefix_horizon: Annotated[int, DEPTH] = 5
-    transformed_support: Annotated[bool, switch] = False
-    net_arch: Annotated[tuple[int, ...] | None, layer_sizes] = None
-    activation_fn: Annotated[type[nn.Module], activation_class] = nn.ReLU
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -191,10 +198,7 @@ def vector_model(
         extractor = build_extractor(observation_space, sizes.features_extractor_class, kwargs, sizes.normalize_images)
     observation_dim = flat_size(observation_space) if extractor is None else extractor.features_dim
     hidden_dims, activation_fn = sizes.hidden_dims, sizes.activation_fn
-    rewards = reward_support(sizes.prefix_horizon if sizes.value_prefix else 1, sizes.transformed_support)
-    values = value_support(discount, sizes.transformed_support)
-    # A value prefix reads the features of the first head itself.
-    outputs = (None if sizes.value_prefix else rewards.n_bins, values.n_bins, action_kind.output_dim)
+    rewards, values, outputs = sizes.outputs(action_kind, discount)
     norm = nn.LayerNorm(sizes.lstm_dim)
     parts = ModelParts(
         representation=MlpRepresentation(observation_dim, sizes.latent_dim, hidden_dims, activation_fn),
@@ -251,10 +255,7 @@ def image_model(
     height, width = latent_size(*size)
     hidden_dims, activation_fn = sizes.hidden_dims(action_kind.image_hidden_dim), sizes.activation_fn
     n_features = sizes.head_channels * height * width
-    rewards = reward_support(sizes.prefix_horizon if sizes.value_prefix else 1, sizes.transformed_support)
-    values = value_support(discount, sizes.transformed_support)
-    # A value prefix reads the features of the first head itself.
-    outputs = (None if sizes.value_prefix else rewards.n_bins, values.n_bins, action_kind.output_dim)
+    rewards, values, outputs = sizes.outputs(action_kind, discount)
     norm = nn.BatchNorm1d(sizes.lstm_dim)
     parts = ModelParts(
         representation=ConvRepresentation(

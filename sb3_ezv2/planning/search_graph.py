@@ -1,6 +1,6 @@
 """A whole decision as one module of fixed shapes, from the environment's observation to its action: to be exported."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch as th
 from torch import nn
@@ -26,6 +26,9 @@ class DecisionGraph(nn.Module):
     :param keys: of the observations, in the order of the inputs
     :param normalizations: by key, for what ``VecNormalize`` normalises
     """
+
+    NAMES: ClassVar[tuple[str, ...]] = ()
+    """Of the outputs."""
 
     def __init__(
         self, model: EfficientZeroModel, keys: tuple[str, ...], normalizations: dict[str, Normalization]
