@@ -28,6 +28,8 @@ PAGES = {
     "update_cost": "docs/performance.md",
     "gpu_checks": "docs/performance.md",
     "journal_kills": "docs/journal.md",
+    "old_data": "docs/old_data.md",
+    "exported": "docs/export.md",
 }
 """Page that shows a result, by how the name of its file or of its outer folder begins."""
 
