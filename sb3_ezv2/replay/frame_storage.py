@@ -97,8 +97,8 @@ def new_frame_storages(
     parts = stackable_parts(space)
     if not parts:
         raise ValueError(
-            f"n_stack={n_stack}, but the observation space {space} has no stacked frames: no image of bytes with 3 "
-            "axes or more, and no Box of 1 or 2 axes; leave n_stack=1"
+            f"n_stack={n_stack}, but the observation space {space} has no stacked frames: no image with 3 axes or "
+            "more and the dtype uint8, and no Box of 1 or 2 axes; leave n_stack=1"
         )
     storages = {}
     for key, part in parts.items():

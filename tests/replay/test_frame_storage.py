@@ -299,7 +299,7 @@ class Interrupting(list):
         (image_space(32, 36, 6), {"n_stack": 4}, r"n_stack=4 does not divide the length 6 of axis 2.*channels_order"),
         (image_space(3, 32, 36, 3), {"n_stack": 2}, r"n_stack=2 does not divide the length 3 of axis 0"),
         (spaces.Dict({"view": image_space(3, 32, 32)}), {"n_stack": 2}, r"n_stack=2 .* observation 'view'"),
-        (spaces.Box(-1, 1, (4,)), {"n_stack": 4}, r"n_stack=4, but the observation space Box.*leave n_stack=1"),
+        (spaces.Discrete(4), {"n_stack": 4}, r"n_stack=4, but the observation space Discrete.*leave n_stack=1"),
         (spaces.Box(0, 1, (4, 32, 32)), {"n_stack": 4}, r"n_stack=4, but .*uint8"),
         (image_space(4, 32, 32), {"n_stack": 0}, r"n_stack=0 must be an integer of at least 1"),
         (image_space(4, 32, 32), {"n_stack": 2.0}, r"n_stack=2.0 must be an integer"),
