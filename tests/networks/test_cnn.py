@@ -370,10 +370,8 @@ def test_another_image_size_on_load(tmp_path):
 def test_the_arguments_of_the_policies_are_known():
     common = {"gamma", "n_simulations", "optimizer_class", "optimizer_kwargs", "value_prefix"}
     images, vectors = policy_arguments(CnnPolicy), policy_arguments(EZV2Policy)
-    assert images - vectors == TINY_IMAGE_NETWORK.keys() - {"hidden_dim", "projection_dim"} | {
-        "normalize_images",
-        "augment",
-    }
-    assert vectors - images == {"latent_dim", "n_blocks"}
+    assert images - vectors == TINY_IMAGE_NETWORK.keys() - {"hidden_dim", "projection_dim"} | {"augment"}
+    extractor = {"features_extractor_class", "features_extractor_kwargs"}
+    assert vectors - images == {"latent_dim", "n_blocks"} | extractor
     assert common <= images & vectors
     assert not {"kwargs", "network_kwargs", "args"} & (images | vectors)

@@ -403,7 +403,8 @@ def films(shape: tuple[int, ...], named: bool = False) -> VecEnv:
         (lambda: VecFrameStack(films((3, 32, 36), named=True), 4), 4),
         (lambda: VecNormalize(VecFrameStack(films((32, 36, 3)), 4), norm_obs=False), 4),
         (lambda: VecNormalize(VecFrameStack(films((32, 36, 3)), 4)), 1),  # images of floats then
-        (lambda: VecFrameStack(DummyVecEnv([RandomEnv]), 4), 1),  # vectors
+        (lambda: VecFrameStack(DummyVecEnv([RandomEnv]), 4), 4),  # vectors
+        (lambda: VecNormalize(VecFrameStack(DummyVecEnv([RandomEnv]), 4)), 1),  # whose ends come back rounded
         (lambda: Inverted(VecFrameStack(films((32, 36, 3)), 4)), 1),
         (lambda: VecFrameStack(films((8, 8, 2)), 4), 1),  # which of the three axes has the channels?
         (lambda: VecFrameStack(films((32, 36, 3)), 4, "first"), 1),  # images one above the other
