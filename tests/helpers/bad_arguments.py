@@ -100,7 +100,11 @@ LEGAL: dict[str, Legal] = {
     "device": only(),
     "_init_setup_model": switch,
 }
-LEGAL_IN_BUFFER: dict[str, Legal] = {"alpha": real(0.0, 10.0), "n_stack": whole(1, 1), "channels_order": only(None)}
+LEGAL_IN_BUFFER: dict[str, Legal] = {
+    "alpha": real(0.0, 10.0),
+    "n_stack": lambda value: whole(1, 3)(value) and value != 2,  # an observation has three numbers
+    "channels_order": only(None),
+}
 LEGAL_IN_POLICY: dict[str, Legal] = {
     "optimizer_class": only(),
     "optimizer_kwargs": only(None, {}),
