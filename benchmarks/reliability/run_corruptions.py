@@ -60,7 +60,7 @@ def verdict(found: str, expected: str, name: str) -> str:
         return f"FAULT: {found[-800:]}"
     if end.startswith("status"):
         lines = [line for line in said.splitlines() if line.startswith("ezv2-")]
-        return "refused" if len(lines) == 1 and name in lines[0] else f"FAULT: obscure: {said[-800:]}"
+        return "refused" if len(lines) == 1 and name in said else f"FAULT: obscure: {said[-800:]}"
     if end == expected.rpartition("\n")[2]:
         return "as without the damage"
     return "named, and went on" if name in said else f"FAULT: silently accepted: {said[-800:]}"
