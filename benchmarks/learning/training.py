@@ -152,6 +152,12 @@ def of_entry(name: str) -> dict[str, Any]:
     return found | {key: keyword_values(value) for key, value in texts.items()}
 
 
+def together(entry: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Settings of an entry with given ones in their place, within dictionaries too."""
+    inner = {name: entry[name] | given[name] for name in entry.keys() & given if isinstance(given[name], dict)}
+    return entry | given | inner
+
+
 def is_complete(path: Path, options: argparse.Namespace, settings: dict[str, Any], n_steps: int) -> bool:
     """Whether a run is stored to its end.
 
@@ -231,7 +237,7 @@ def train(options: argparse.Namespace) -> None:
         model: BaseAlgorithm = EfficientZeroV2.load_checkpoint(place, env, device=options.device)
         record["evaluations"] = [each for each in record["evaluations"] if each["step"] <= model.num_timesteps]
     else:
-        policy, settings = policy_for(env.observation_space), of_entry(options.entry) | settings
+        policy, settings = policy_for(env.observation_space), together(of_entry(options.entry), settings)
         model = ALGOS[options.algo](policy, env, seed=options.seed, device=options.device, **settings)
     first, left = model.num_timesteps, record["n_steps"] - model.num_timesteps
     curve = StoreCurve(eval_env, path, record, options.leg_seconds)

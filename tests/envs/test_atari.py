@@ -248,7 +248,7 @@ def test_a_game_in_legs(short_games, tmp_path):
     (checkpoint,) = (tmp_path / "checkpoints" / "Freeway" / "seed-0").iterdir()
     model = EfficientZeroV2.load(checkpoint / "model.zip", device="cpu")
     assert model.gamma == 0.988 and model.batch_size == 8  # of the entry, and given
-    assert model.policy.model.value_prefix is None  # what is given takes the place of all the entry's sizes
+    assert model.policy_kwargs["value_prefix"] and model.policy_kwargs["latent_channels"] == 4
 
 
 def test_training_sees_another_game_than_evaluation():
