@@ -26,6 +26,7 @@ PAGES = {
     "start_up": "docs/performance.md",
     "update_cost": "docs/performance.md",
     "gpu_checks": "docs/performance.md",
+    "compare": "docs/performance.md",
     "journal_kills": "docs/journal.md",
     "reliability": "docs/checkpoints.md",
 }
