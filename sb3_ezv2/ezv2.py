@@ -14,6 +14,7 @@ from sb3_ezv2.common.spaces import check_observation_space, named_arrays
 from sb3_ezv2.common.tensors import to_tensors, torch_threads
 from sb3_ezv2.common.type_aliases import TrainingTargets, TrajectoryBatch
 from sb3_ezv2.learning.diagnostics import FIRST, INTERVAL, Diagnostics
+from sb3_ezv2.learning.exploration import RandomActions
 from sb3_ezv2.learning.losses import tensor_batch
 from sb3_ezv2.learning.reanalyze import MixedValueRule, Reanalyzer
 from sb3_ezv2.learning.statistics import DataStatistics, set_rewards
@@ -44,9 +45,9 @@ class EfficientZeroV2(CheckpointedAlgorithm):
     :param replay_buffer_class: subclass of :class:`~sb3_ezv2.replay.buffer.TrajectoryReplayBuffer`
     :param replay_buffer_kwargs: its further arguments, for example ``{"alpha": 0.6}``; ``n_stack`` is that of a
         ``VecFrameStack`` around the environments unless given here
-    :param random_repeat: steps that each random action before ``learning_starts`` is held for. Independent actions
-        cancel each other; held ones, which are at the bounds where actions are continuous, reach states that lie far
-        away, such as the goal of MountainCar
+    :param novelty_coef: size, in units of the rewards, of the intrinsic reward for states that few others resemble,
+        which stands in for rewards that tell no states apart, see :class:`~sb3_ezv2.learning.novelty.Novelty`; 0 for
+        none
     :param n_simulations: model calls per search
     :param n_candidates: actions sampled at the root of a search; ``Discrete`` always has all of them. The prior over
         sampled actions is uniform, so those beyond ``n_considered`` are never visited
@@ -91,7 +92,7 @@ class EfficientZeroV2(CheckpointedAlgorithm):
     }
     policy: PlanningPolicy
     reanalyzer: Reanalyzer
-    _random_actions: np.ndarray | None = None  # held before learning_starts
+    random_actions: RandomActions
 
     def __init__(
         self,
@@ -107,7 +108,7 @@ class EfficientZeroV2(CheckpointedAlgorithm):
         gradient_steps: int = -1,
         replay_buffer_class: type[TrajectoryReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
-        random_repeat: int = 1,
+        novelty_coef: float = 1.0,
         n_simulations: int = SearchArguments.n_simulations,
         n_candidates: int = SearchArguments.n_candidates,
         n_considered: int | None = SearchArguments.n_considered,
@@ -178,6 +179,7 @@ class EfficientZeroV2(CheckpointedAlgorithm):
         use_cache = self.arguments.targets.use_target_cache
         self.reanalyzer = Reanalyzer(policy.planner, policy.action_kind, use_cache)
         self.diagnostics = Diagnostics(self.gamma, self.n_envs)
+        self.random_actions = RandomActions(policy.action_kind, self.n_envs)
         if not hasattr(self, "statistics"):  # a loaded model brings its own
             self.statistics = DataStatistics(len(policy.model.observation_mean))
         self.policy = policy
@@ -252,10 +254,7 @@ class EfficientZeroV2(CheckpointedAlgorithm):
     def _choose_actions(self, n_envs: int, learning_starts: int) -> np.ndarray:
         """Actions counted from 0 or scaled to [-1, 1]: random ones first, then those of an exploring search."""
         if self.num_timesteps < learning_starts:
-            repeat = self.arguments.exploration.random_repeat
-            if self._random_actions is None or self.num_timesteps // n_envs % repeat == 0:
-                self._random_actions = self.policy.action_kind.random((n_envs,), self.rng, extreme=repeat > 1)
-            return self._random_actions
+            return self.random_actions.draw(self.rng)
         assert self._last_obs is not None
         tensors, _ = self.policy.obs_to_tensor(self._last_obs)
         plan = self.policy.search(tensors)
@@ -344,7 +343,11 @@ class EfficientZeroV2(CheckpointedAlgorithm):
             rewards, self.replay_buffer, self.arguments.exploration.learning_starts, self.logger
         )
         # Later the unit of the average follows that of the model as the weights do, see ModelCopies.
-        set_rewards(rewards, *((model, average) if self.target_version == 0 else (model,)))
+        coefficient, novelty = self.arguments.exploration.novelty_coef, self.reanalyzer.novelty
+        novelty.refresh(coefficient, rewards, self.replay_buffer, average, normalizer, self.rng)
+        set_rewards(
+            rewards, novelty.share * novelty.weight, *((model, average) if self.target_version == 0 else (model,))
+        )
         self.policy.copies.update_target()
         # Now nearly all states of the next batch are searched.
         interval = max(self.arguments.targets.target_update_interval, INTERVAL)
