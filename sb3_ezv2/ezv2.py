@@ -10,6 +10,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from sb3_ezv2.argument_groups import Arguments
 from sb3_ezv2.checkpoints import CheckpointedAlgorithm
 from sb3_ezv2.common.arguments import shown, switch
+from sb3_ezv2.common.schedules import InverseSqrt
 from sb3_ezv2.common.spaces import check_observation_space, named_arrays
 from sb3_ezv2.common.tensors import to_tensors, torch_threads
 from sb3_ezv2.common.type_aliases import TrainingTargets, TrajectoryBatch
@@ -98,7 +99,7 @@ class EfficientZeroV2(CheckpointedAlgorithm):
         self,
         policy: str | type[PlanningPolicy],
         env: GymEnv | str | None,
-        learning_rate: float | Schedule = 1e-3,
+        learning_rate: float | Schedule = InverseSqrt(1e-3, 1_000),  # noqa: B008  # never changed
         buffer_size: int = 1_000_000,
         learning_starts: int = 200,
         batch_size: int = 64,
@@ -284,7 +285,6 @@ class EfficientZeroV2(CheckpointedAlgorithm):
         """
         if gradient_steps < 1:
             return
-        self._update_learning_rate(self.policy.optimizer)
         self.reanalyzer.prioritise_new(self.policy.average_model, self.replay_buffer, self.normalizer)
         settings = self.arguments.losses.update_settings()
         logs = []
@@ -293,6 +293,7 @@ class EfficientZeroV2(CheckpointedAlgorithm):
                 self._refresh_target()
             if self._n_updates % INTERVAL == FIRST:
                 self._inspect()
+            self._update_learning_rate(self.policy.optimizer)
             batch = self._sample()
             targets = self._reanalyze(batch)
             output = self.updater(tensor_batch(batch, targets, self.device), settings)
