@@ -51,6 +51,9 @@ def _is_whole(value: Any, low: int, high: float) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high and value % 1 == 0
 
 
+RATE = "a positive number, or like 'lin_1e-3', 'sqrt_1e-3_1000' or 'warmup_0.2_0.02_0.03'"
+
+
 def _is_rate(value: Any) -> bool:
     if isinstance(value, str):
         read_schedule(value)
@@ -78,9 +81,7 @@ KINDS = {
     ),
     "env_kwargs": Kind("a dictionary of arguments", lambda value: isinstance(value, Mapping)),
     "monitor_kwargs": Kind("a dictionary of arguments", _is_text_or_mapping),
-    "learning_rate": Kind(
-        "a positive number, or like 'lin_1e-3', 'sqrt_1e-3_1000' or 'warmup_0.2_0.02_0.03'", _is_rate
-    ),
+    "learning_rate": Kind(RATE, _is_rate),
 }
 """Entries of a hyperparameter file that the zoo passes on without a question."""
 
@@ -246,9 +247,7 @@ def read_schedule(text: str) -> float | WarmUp | InverseSqrt:
     except ValueError:
         name, rate = "", 0.0
     if name != "lin" or not 0 < rate < math.inf:
-        raise ValueError(
-            f"learning_rate={text!r} must be a number, or like 'lin_1e-3', 'sqrt_1e-3_1000' or 'warmup_0.2_0.02_0.03'"
-        )
+        raise ValueError(f"learning_rate={text!r} must be {RATE}")
     return rate
 
 
