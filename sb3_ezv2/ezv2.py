@@ -346,6 +346,7 @@ class EfficientZeroV2(CheckpointedAlgorithm):
         # Later the unit of the average follows that of the model as the weights do, see ModelCopies.
         coefficient, novelty = self.arguments.exploration.novelty_coef, self.reanalyzer.novelty
         novelty.refresh(coefficient, rewards, self.replay_buffer, average, normalizer, self.rng)
+        self.logger.record("values/intrinsic_share", novelty.share)
         set_rewards(
             rewards, novelty.share * novelty.weight, *((model, average) if self.target_version == 0 else (model,))
         )
