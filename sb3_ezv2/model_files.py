@@ -36,7 +36,6 @@ class SavedAlgorithm(ReplayAlgorithm):
                 "diagnostics",
                 "updater",
                 "rng",
-                "random_actions",
                 "_stream_is_whole",
                 "_n_own_calls",
             ),
