@@ -31,6 +31,7 @@ from sb3_ezv2.common.env_states import (
     restore_normalization,
 )
 from sb3_ezv2.common.files import new_folder, remove_folder, write_text
+from sb3_ezv2.learning.exploration import RandomActions
 from sb3_ezv2.learning.reanalyze import Reanalyzer
 from sb3_ezv2.learning.statistics import DataStatistics
 from sb3_ezv2.model_files import SavedAlgorithm
@@ -54,6 +55,7 @@ class CheckpointedAlgorithm(SavedAlgorithm):
     rng: np.random.Generator
     statistics: DataStatistics
     target_version: int
+    random_actions: RandomActions
 
     def save_checkpoint(self, folder: str | Path, keep: int | None = None) -> Path:
         """Save everything that the run needs to go on: see :meth:`load_checkpoint`.
@@ -174,6 +176,8 @@ class CheckpointedAlgorithm(SavedAlgorithm):
             "torch": [th.get_rng_state().numpy()],
             "numpy": [np.asarray(keys)],
         }
+        for name, array in self.random_actions.arrays().items():
+            arrays[f"random/{name}"] = [array]
         for name, array in self.reanalyzer.novelty.arrays().items():
             arrays[f"novelty/{name}"] = [array]
         content = {
@@ -203,6 +207,8 @@ class CheckpointedAlgorithm(SavedAlgorithm):
             self.policy.copies.generator.set_state(th.from_numpy(found["updates"]))
         else:  # generators of different devices give different numbers
             self.policy.copies.seed(int(self.rng.integers(2**62)))
+        for name, array in self.random_actions.arrays().items():
+            array[:] = found[f"random/{name}"]
         self.reanalyzer.novelty.use(found["novelty/numbers"], found["novelty/references"])
         self._stream_is_whole, self._n_own_calls = content["stream_is_whole"], self._n_calls
         # The model's own copies of the statistics are rounded, and as old as its last refresh.

@@ -15,6 +15,7 @@ from sb3_ezv2.common.spaces import check_observation_space, named_arrays
 from sb3_ezv2.common.tensors import to_tensors, torch_threads
 from sb3_ezv2.common.type_aliases import TrainingTargets, TrajectoryBatch
 from sb3_ezv2.learning.diagnostics import FIRST, INTERVAL, Diagnostics
+from sb3_ezv2.learning.exploration import RandomActions
 from sb3_ezv2.learning.losses import tensor_batch
 from sb3_ezv2.learning.reanalyze import MixedValueRule, Reanalyzer
 from sb3_ezv2.learning.statistics import DataStatistics, set_rewards
@@ -92,6 +93,7 @@ class EfficientZeroV2(CheckpointedAlgorithm):
     }
     policy: PlanningPolicy
     reanalyzer: Reanalyzer
+    random_actions: RandomActions
 
     def __init__(
         self,
@@ -178,6 +180,7 @@ class EfficientZeroV2(CheckpointedAlgorithm):
         use_cache = self.arguments.targets.use_target_cache
         self.reanalyzer = Reanalyzer(policy.planner, policy.action_kind, use_cache)
         self.diagnostics = Diagnostics(self.gamma, self.n_envs)
+        self.random_actions = RandomActions(policy.action_kind, self.n_envs)
         if not hasattr(self, "statistics"):  # a loaded model brings its own
             self.statistics = DataStatistics(len(policy.model.observation_mean))
         self.policy = policy
@@ -252,7 +255,7 @@ class EfficientZeroV2(CheckpointedAlgorithm):
     def _choose_actions(self, n_envs: int, learning_starts: int) -> np.ndarray:
         """Actions counted from 0 or scaled to [-1, 1]: random ones first, then those of an exploring search."""
         if self.num_timesteps < learning_starts:
-            return self.policy.action_kind.random((n_envs,), self.rng)
+            return self.random_actions.draw(self.rng)
         assert self._last_obs is not None
         tensors, _ = self.policy.obs_to_tensor(self._last_obs)
         plan = self.policy.search(tensors)

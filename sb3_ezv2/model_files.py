@@ -36,6 +36,7 @@ class SavedAlgorithm(ReplayAlgorithm):
                 "diagnostics",
                 "updater",
                 "rng",
+                "random_actions",
                 "_stream_is_whole",
                 "_n_own_calls",
             ),

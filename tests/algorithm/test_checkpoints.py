@@ -53,6 +53,7 @@ CASES = {
     "VecNormalize": (lambda: VecNormalize(make_vec_env("Pendulum-v1", 3)), {}),
     "images": (lambda: RandomEnv(GREY, CONTINUOUS), {"policy": "CnnPolicy", "policy_kwargs": TINY_IMAGE_NETWORK}),
     "stacked frames": (frame_stack, {"policy": "CnnPolicy", "policy_kwargs": TINY_IMAGE_NETWORK}),
+    "random actions": (lambda: make_vec_env("Pendulum-v1", 2), {"learning_starts": 50}),
     "novelty": (lambda: make_vec_env("MountainCar-v0", 1), {}),
     "4 steps": (lambda: make_vec_env("CartPole-v1", 1), {"train_freq": 4}),
     "an episode": (lambda: make_vec_env("CartPole-v1", 1), {"train_freq": (1, "episode")}),
