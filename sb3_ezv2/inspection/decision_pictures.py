@@ -52,6 +52,15 @@ def action_label(action: np.ndarray) -> str:
     return f"{' '.join(texts)}{' …' if len(numbers) > DIGITS else ''}"
 
 
+def decimals_of(numbers: np.ndarray) -> int:
+    """Digits behind the point that tell numbers from each other."""
+    known = numbers[np.isfinite(numbers)]
+    span = float(known.max() - known.min()) if len(known) else 0.0
+    size = float(np.abs(known).max()) if len(known) else 0.0
+    least = 1e-4 * size  # smaller differences are rounding
+    return int(np.clip(1 - np.floor(np.log10(max(span, least))), 0, 6)) if size > 0.0 else 0
+
+
 def draw_frame(frame: np.ndarray, step: int) -> Figure:
     """What was to be seen at the step."""
     figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
@@ -74,9 +83,10 @@ def draw_candidates(decision: Decision) -> Figure:
     order = order_of(decision)
     hidden = len(decision.candidates) - len(order)
     title = f"Candidates: search value {decision.root_value:.4g}, network {decision.network_value:.4g}"
+    decimals = decimals_of(decision.q)
     labels = []
     for i in order:
-        q = f"q {decision.q[i]:.4g}" if decision.visits[i] else "not visited"
+        q = f"q {decision.q[i]:.{decimals}f}" if decision.visits[i] else "not visited"
         chosen = "→ " if i == decision.chosen else ""
         labels.append(f"{chosen}{action_label(decision.candidates[i])}\n{decision.visits[i]} visits, {q}")
     height = max(2.2, 0.9 + 0.42 * len(order))
@@ -155,7 +165,9 @@ def draw_tree(decision: Decision) -> Figure:
     axis = figure.subplots()
     axis.set_title(f"Tree of the search{f' (without {hidden} seldom visited nodes)' if hidden else ''}", fontsize=11)
     axis.set_axis_off()
-    q = np.array([node.q for node in rows])
+    q, rewards, values = np.array([(node.q, node.reward, node.network_value) for node in rows]).T
+    decimals = decimals_of(np.concatenate([q, values]))
+    of_rewards = decimals_of(rewards)
     span = float(q.max() - q.min()) or 1.0
     colors = colormaps["viridis"]((q - q.min()) / span)
     places = {0: 1} | {node.number: line for line, node in enumerate(rows, start=2)}
@@ -168,12 +180,15 @@ def draw_tree(decision: Decision) -> Figure:
         axis.plot([stem, stem, x], [places[node.parent], y, y], color=OTHER, linewidth=0.8, zorder=1)
         axis.scatter([x], [y], s=12 + 70 * node.visits / most, color=[color], edgecolors=REAL, linewidths=0.5, zorder=2)
         axis.text(x + 0.03, y, action_label(node.action), va="center", fontsize=8.5)
-        texts = (str(node.visits), f"{node.q:.4g}", f"{node.reward:.3g}", f"{node.network_value:.4g}")
+        texts = (
+            *(str(node.visits), f"{node.q:.{decimals}f}", f"{node.reward:.{of_rewards}f}"),
+            f"{node.network_value:.{decimals}f}",
+        )
         for (_, column), text in zip(columns, texts, strict=True):
             axis.text(column, y, text, va="center", ha="right", fontsize=8.5)
     axis.scatter([0.0], [1], s=82, color="white", edgecolors=REAL, linewidths=0.8, zorder=2)
     axis.text(0.03, 1, "root", va="center", fontsize=8.5)
-    axis.text(columns[-1][1], 1, f"{decision.network_value:.4g}", va="center", ha="right", fontsize=8.5)
+    axis.text(columns[-1][1], 1, f"{decision.network_value:.{decimals}f}", va="center", ha="right", fontsize=8.5)
     axis.text(0.0, 0, "action", va="center", fontsize=8.5, fontweight="bold")
     for name, column in columns:
         axis.text(column, 0, name, va="center", ha="right", fontsize=8.5, fontweight="bold")

@@ -75,9 +75,7 @@ def draw_calibration(whose: str, calibration: Calibration, color: str) -> Figure
     title = f"Values of the {whose} against returns\nbias {summary.bias:+.3g}, {summary.n_known} states"
     figure, axis = panel(title, f"value of the {whose}", "return that followed")
     axis.scatter(values, returns, s=9, alpha=0.35, color=color, linewidths=0)
-    low, high = (float(bound([*values, *returns])) for bound in (np.min, np.max))
-    margin = 0.05 * (high - low) or 1.0
-    ends = np.array([low - margin, high + margin])
+    ends = np.array(limits(values, returns))
     axis.plot(ends, ends, color=OTHER, linestyle="--", linewidth=1.2, label="value = return")
     if math.isfinite(line[0]):
         span = np.array([values.min(), values.max()])
@@ -220,7 +218,7 @@ def draw_rewards(imagined: Imagined) -> Figure:
     axis.plot(range(n), imagined.next_rewards, color=NETWORK, linewidth=1.2, label="imagined one step ahead")
     label = "imagined from the first state"
     axis.plot(range(n), imagined.imagined_rewards, color=IMAGINED, linewidth=1.2, label=label)
-    _room_for_alike(axis, imagined.rewards, imagined.next_rewards, imagined.imagined_rewards)
+    axis.set_ylim(limits(imagined.rewards, imagined.next_rewards, imagined.imagined_rewards))
     _legend(axis)
     return figure
 
@@ -234,6 +232,7 @@ def draw_values(imagined: Imagined) -> Figure:
     axis.plot(range(n + 1), imagined.values, color=NETWORK, linewidth=1.2, label="network")
     label = "imagined from the first state"
     axis.plot(range(n + 1), imagined.imagined_values, color=IMAGINED, linewidth=1.2, label=label)
+    axis.set_ylim(limits(imagined.returns, imagined.root_values, imagined.values, imagined.imagined_values))
     _legend(axis)
     return figure
 
@@ -243,10 +242,10 @@ def _of(imagined: Imagined) -> str:
     return "" if n == imagined.total else f"\nthe first {n} of {imagined.total} steps"
 
 
-def _room_for_alike(axis: Axes, *curves: np.ndarray) -> None:
-    """Numbers that differ in their last digits only look alike."""
-    low, high = (bound(np.concatenate(curves)) for bound in (np.min, np.max))
-    least = max(0.1 * max(abs(low), abs(high)), 1e-3)
-    if high - low < least:
-        middle = (low + high) / 2
-        axis.set_ylim(middle - least, middle + least)
+def limits(*curves: np.ndarray) -> tuple[float, float]:
+    """Ends of an axis; numbers that differ by less than a tenth of their size look alike on it."""
+    numbers = np.concatenate(curves)
+    low, high = float(np.nanmin(numbers)), float(np.nanmax(numbers))
+    half = max(0.55 * (high - low), 0.05 * max(abs(low), abs(high)), 1e-3)
+    middle = (low + high) / 2
+    return middle - half, middle + half

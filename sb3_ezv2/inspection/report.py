@@ -251,9 +251,8 @@ def _left_out_of_play(
     found = []
     if model._n_updates == 0 and float(model.policy.average_model.observation_count) == 0.0:
         found.append("what a trained model would show: this one has made no update, so all values and plans are chance")
-    n_cut, n_steps = sum(episode.end == CUT for episode in episodes), sum(map(len, episodes))
-    if n_cut:
-        missing = n_episodes - (len(episodes) - n_cut)
+    missing, n_steps = n_episodes - sum(episode.end != CUT for episode in episodes), sum(map(len, episodes))
+    if missing:
         found.append(
             f"the end of {missing} of {n_episodes} episodes: the budget of {n_steps} steps was spent (max_steps); "
             "their states count where the return is known all the same"
