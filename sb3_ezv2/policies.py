@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, BinaryIO, ClassVar, TypeVar
 
@@ -242,30 +243,20 @@ class PlanningPolicy(BasePolicy):
         plan = self.search(tensors, deterministic, self.prediction_noise.generator())
         return plan._replace(actions=self.to_env_actions(plan.actions), candidates=self.to_env_actions(plan.candidates))
 
-    def predict(
-        self,
-        observation: np.ndarray | dict[str, np.ndarray],
-        state: tuple[np.ndarray, ...] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-        n_simulations: int | None = None,
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """Actions for one or several observations; see ``BasePolicy.predict``.
+    @contextmanager
+    def simulations(self, n_simulations: int | None) -> Iterator[None]:
+        """Search with another number of model calls within a ``with``, for quicker or deeper plans.
 
-        :param observation: one or several
-        :param state: not used
-        :param episode_start: not used
-        :param deterministic: greedy instead of exploring. Exploring draws from a generator of its own, which
-            Stable-Baselines3's ``set_random_seed`` governs, and leaves the random numbers of learning alone
-        :param n_simulations: model calls of this search, for a quicker or a deeper plan; ``None`` for the usual number
-        :return: actions in the environment's own units, and ``state``
+        :param n_simulations: model calls per search; ``None`` for the usual number
+        :raises ValueError: if the number does not fit
         """
         usual = self.search_arguments
         if n_simulations is None or n_simulations == usual.n_simulations:
-            return super().predict(observation, state, episode_start, deterministic)
+            yield
+            return
         self.set_search(replace(usual, n_simulations=n_simulations))
         try:
-            return super().predict(observation, state, episode_start, deterministic)
+            yield
         finally:
             self.set_search(usual)
 

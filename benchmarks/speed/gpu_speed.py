@@ -8,19 +8,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
 from benchmarks.learning.tasks import TASKS
-from benchmarks.speed.cost_growth import Noise
 from benchmarks.speed.end_to_end import PAPER, Stopwatch
 from benchmarks.speed.gpu_correctness import (
     KINDS,
     Kind,
-    Pictures,
     as_on_a_gpu,
+    env_of,
     forget_compiled,
     new_network,
     observations_of,
@@ -202,11 +200,6 @@ def settings_of(kind: Kind, given: Circumstances) -> dict[str, Any]:
         settings |= {"batch_size": 4, "n_simulations": 4, "policy_kwargs": kind.network(quick=True)}
         settings |= {"n_candidates": 4, "n_considered": 4}
     return settings
-
-
-def env_of(kind: Kind) -> gym.Env:
-    """An environment that costs next to nothing."""
-    return Pictures() if kind.images else Noise(6)
 
 
 def new_model(kind: Kind, given: Circumstances, n_random: int, mixed_precision: bool, **more: Any) -> EfficientZeroV2:
