@@ -1,18 +1,12 @@
 """Pictures of one decision: its candidates, its tree, the frame that it was made for."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from sb3_ezv2.inspection.decision import Decision, Node
+from sb3_ezv2.inspection.findings import Findings
 from sb3_ezv2.inspection.pictures import DPI, OTHER, REAL, SEARCH, SIZE, _legend, panel, picture_of
-
-if TYPE_CHECKING:
-    from sb3_ezv2.inspection.report import InspectionReport
 
 MOST_CANDIDATES, MOST_NODES = 16, 40
 """That are drawn: those with the most visits."""
@@ -21,7 +15,7 @@ ROW = 0.22
 DIGITS = 3
 
 
-def decision_pictures(report: InspectionReport) -> dict[str, Figure]:
+def decision_pictures(report: Findings) -> dict[str, Figure]:
     """Pictures of the decision by name."""
     decision = report.decision
     found = {}
@@ -35,7 +29,7 @@ def decision_pictures(report: InspectionReport) -> dict[str, Figure]:
     return found
 
 
-def frame_of(report: InspectionReport) -> np.ndarray | None:
+def frame_of(report: Findings) -> np.ndarray | None:
     """The rendered frame, else the image that the model saw, else nothing."""
     rendered = report.episodes[0].frames.get(report.decision_step)
     if rendered is not None or not report.image_rows:
@@ -57,7 +51,7 @@ def decimals_of(numbers: np.ndarray) -> int:
     known = numbers[np.isfinite(numbers)]
     span = float(known.max() - known.min()) if len(known) else 0.0
     size = float(np.abs(known).max()) if len(known) else 0.0
-    least = 1e-4 * size  # smaller differences are rounding
+    least = 1e-3 * size  # smaller differences are rounding
     return int(np.clip(1 - np.floor(np.log10(max(span, least))), 0, 6)) if size > 0.0 else 0
 
 

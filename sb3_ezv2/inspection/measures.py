@@ -282,7 +282,7 @@ def imagine(model: EfficientZeroModel, episode: Episode, states: States, discoun
     device = model.reward_scale.device
     n = min(len(episode), LONGEST_IMAGINED)
     actions = on_device(episode.actions[:n], device)
-    ahead = model.recurrent_inference(states.latents[:n], actions)
+    ahead = model.recurrent_inference(states.latents[:n], actions, None)
     rewards, values = [], [states.values[:1]]
     latents, memories = states.latents[:1], None
     for k in range(n):

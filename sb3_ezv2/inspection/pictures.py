@@ -1,18 +1,13 @@
 """Pictures of an inspection, one panel each, so that a page can stack them on a narrow screen."""
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sb3_ezv2.inspection.findings import Findings
 from sb3_ezv2.inspection.measures import Calibration, DepthErrors, Imagined, by_distance
-
-if TYPE_CHECKING:
-    from sb3_ezv2.inspection.report import InspectionReport
 
 SIZE = (4.6, 3.4)
 """Inches of a panel; with :data:`DPI` twice as many pixels as a phone shows, whose text is then 10 pixels high."""
@@ -23,7 +18,7 @@ WORST_ERROR = 2.0
 """Where the axis of errors ends; larger ones are drawn at its edge."""
 
 
-def pictures(report: InspectionReport) -> dict[str, Figure]:
+def pictures(report: Findings) -> dict[str, Figure]:
     """All pictures but those of the decision, by name; what was not measured has none."""
     found = {}
     if report.calibration is not None:

@@ -105,7 +105,8 @@ def test_rows_of_the_picture_follow_their_parents():
 
 
 @pytest.mark.parametrize(
-    "numbers, decimals", [([100.12, 100.15], 3), ([0.0, 50.0], 0), ([1.0, 1.0], 4), ([0.0], 0), ([np.nan, 2.5, 3.0], 2)]
+    "numbers, decimals",
+    [([100.12, 100.15], 2), ([0.12, 0.15], 3), ([0.0, 50.0], 0), ([1.0, 1.0], 4), ([0.0], 0), ([np.nan, 2.5, 3.0], 2)],
 )
 def test_numbers_are_told_apart(numbers, decimals):
     assert decimals_of(np.array(numbers)) == decimals

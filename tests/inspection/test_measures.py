@@ -145,5 +145,6 @@ def test_search_numbers_are_those_of_the_log(space: spaces.Space):
     found = search_numbers(model, halves, evaluate(model, halves))
     for name, number in search_statistics(model, tensors, plan).items():
         assert getattr(found, name) == pytest.approx(float(number), rel=1e-4)
-    assert found.departs.mean() == found.departure_rate and found.gains.mean() == pytest.approx(found.value_gain)
+    assert found.departs.mean() == pytest.approx(found.departure_rate)
+    assert found.gains.mean() == pytest.approx(found.value_gain)
     assert found.visits.sum() == pytest.approx(1.0) and np.all(np.diff(found.visits) <= 0)
