@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from sb3_ezv2.common.type_aliases import Plan
 from sb3_ezv2.inspection.decision_pictures import action_label
-from sb3_ezv2.inspection.pictures import NETWORK, SEARCH
+from sb3_ezv2.inspection.pictures import NETWORK, SEARCH, limits
 
 WIDTH, LEAST_HEIGHT, DPI = 360, 360, 100
 """Pixels of the panel; smaller frames are enlarged."""
@@ -66,6 +66,8 @@ class PlanPanel:
         bars.tick_params(axis="x", labelsize=8)
         curve.plot(range(1 - len(self.values), 1), self.values, color=SEARCH)
         curve.set_xlim(1 - N_VALUES, 0)
+        curve.set_ylim(limits(np.array(self.values)))
+        curve.ticklabel_format(axis="y", useOffset=False)
         curve.set_xlabel("value of the last steps", fontsize=8)
         curve.tick_params(labelsize=8)
         assert isinstance(figure.canvas, FigureCanvasAgg)
