@@ -1,12 +1,12 @@
 """Trains the three runs of the page "Inspecting a model" and writes its pictures into ``docs/inspection``.
 
-``python docs/inspection_pictures.py`` takes a few minutes on one core. ``--numbers FOLDER`` also prints what the page
-quotes and writes the whole pages. A seed gives the same runs on the same machine; others may round in another way.
+``python docs/inspection_pictures.py`` takes a few minutes on one core and prints what the page quotes. A folder behind
+it keeps models and whole pages; models that are there already are not trained again. A seed gives the same runs on the
+same machine; others may round in another way.
 """
 
 import io
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import gymnasium as gym
@@ -37,31 +37,50 @@ def without_reward(**kwargs: str) -> gym.Env:
     return TransformReward(gym.make("MountainCar-v0", **kwargs), lambda reward: reward + 1.0)
 
 
-def reports() -> Iterator[tuple[str, InspectionReport]]:
-    """Three runs: one that works, one with wrong values (both with the settings of the zoo), one without reward."""
-    common = {"seed": 0, "device": "cpu"}
-    model = EfficientZeroV2("MlpPolicy", "CartPole-v1", gradient_steps=4, td_fresh=100, **common).learn(3_000)
-    yield "works", inspect_model(model, "CartPole-v1")
-    car = {"learning_starts": 350, "random_repeat": 35, "gamma": 0.995, "td_steps": 10, "ent_coef": 0.05}
-    model = EfficientZeroV2("MlpPolicy", "MountainCarContinuous-v0", gradient_steps=8, **car, **common).learn(1_500)
-    yield "wrong_values", inspect_model(model, "MountainCarContinuous-v0")
-    model = EfficientZeroV2("MlpPolicy", without_reward(), **common).learn(1_500)
-    yield "no_reward", inspect_model(model, without_reward(render_mode="rgb_array"))
+CAR = {
+    "learning_starts": 350, "random_repeat": 35, "gradient_steps": 8, "gamma": 0.995, "td_steps": 10, "ent_coef": 0.05,
+}  # fmt: skip
+RUNS = {
+    "works": ("CartPole-v1", 3_000, {"gradient_steps": 4, "td_fresh": 100}),
+    "wrong_values": ("MountainCarContinuous-v0", 1_500, CAR),
+    "no_reward": (without_reward, 1_500, {}),
+}
+"""Environment, steps and arguments; those of the first two are the zoo's."""
+
+
+def inspected(run: str, models: Path | None) -> InspectionReport:
+    """Train a run, unless its model is there, and inspect it.
+
+    :param run: its name
+    :param models: folder of the models, ``None`` to train and keep none
+    """
+    env, n_steps, arguments = RUNS[run]
+    path = None if models is None else models / f"{run}.zip"
+    if path is not None and path.is_file():
+        model = EfficientZeroV2.load(path, device="cpu")
+    else:
+        made = env if isinstance(env, str) else env()
+        model = EfficientZeroV2("MlpPolicy", made, seed=0, device="cpu", **arguments).learn(n_steps)
+        if path is not None:
+            model.save(path)
+    return inspect_model(model, env if isinstance(env, str) else env(render_mode="rgb_array"))
 
 
 def main() -> None:
     """Write the pictures."""
     FOLDER.mkdir(exist_ok=True)
-    for run, report in reports():
+    models = Path(sys.argv[1]) if len(sys.argv) > 1 else None
+    for run in RUNS:
+        report = inspected(run, models)
         figures = report.figures()
         for name in SHOWN[run]:
             stream = io.BytesIO()
             figures[name].savefig(stream, dpi=DPI)
             picture = Image.open(stream).convert("RGB").quantize(N_COLORS)
             picture.save(FOLDER / f"{run}_{name}.png", optimize=True)
-        if "--numbers" in sys.argv:
-            print(run, {name: float(f"{number:.4g}") for name, number in report.numbers().items()}, report.left_out)
-            report.write(Path(sys.argv[-1], f"{run}.html"), figures)
+        print(run, {name: float(f"{number:.4g}") for name, number in report.numbers().items()}, report.left_out)
+        if models is not None:
+            report.write(models / f"{run}.html", figures)
 
 
 if __name__ == "__main__":

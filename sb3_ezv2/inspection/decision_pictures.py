@@ -8,8 +8,8 @@ from sb3_ezv2.inspection.decision import Decision, Node
 from sb3_ezv2.inspection.findings import Findings
 from sb3_ezv2.inspection.pictures import DPI, OTHER, REAL, SEARCH, SIZE, _legend, panel, picture_of
 
-MOST_CANDIDATES, MOST_NODES = 16, 40
-"""That are drawn: those with the most visits."""
+FEW_CANDIDATES, MOST_CANDIDATES, MOST_NODES = 8, 16, 40
+"""That are drawn: few are drawn all, of more those that were visited, and no more than so many."""
 ROW = 0.22
 """Inches of a line of a list."""
 DIGITS = 3
@@ -69,28 +69,34 @@ def order_of(decision: Decision) -> list[int]:
     """Candidates that are drawn: the chosen one, then by visits and improved policy."""
     others = np.lexsort((-decision.improved_policy, -decision.visits)).tolist()
     ordered = [decision.chosen, *(i for i in others if i != decision.chosen)]
-    return ordered[:MOST_CANDIDATES]
+    n_visited = int((decision.visits > 0).sum())
+    return ordered[: max(min(n_visited, MOST_CANDIDATES), FEW_CANDIDATES)]
 
 
 def draw_candidates(decision: Decision) -> Figure:
     """Bars of prior and improved policy for each candidate, with its visits and q in its label."""
     order = order_of(decision)
     hidden = len(decision.candidates) - len(order)
-    title = f"Candidates: search value {decision.root_value:.4g}, network {decision.network_value:.4g}"
+    title = f"Candidates\nvalue of the search {decision.root_value:.4g}, of the network {decision.network_value:.4g}"
     decimals = decimals_of(decision.q)
     labels = []
     for i in order:
-        q = f"q {decision.q[i]:.{decimals}f}" if decision.visits[i] else "not visited"
+        visits = decision.visits[i]
+        found = (
+            f"{visits} visit{'s' if visits > 1 else ''}, q {decision.q[i]:.{decimals}f}" if visits else "not visited"
+        )
         chosen = "→ " if i == decision.chosen else ""
-        labels.append(f"{chosen}{action_label(decision.candidates[i])}\n{decision.visits[i]} visits, {q}")
-    height = max(2.2, 0.9 + 0.42 * len(order))
-    figure, axis = panel(title, f"probability{f' ({hidden} more candidates)' if hidden else ''}", "", (SIZE[0], height))
+        labels.append(f"{chosen}{action_label(decision.candidates[i])}\n{found}")
+    height = max(2.4, 1.1 + 0.42 * len(order))
+    xlabel = f"probability ({hidden} more candidates)" if hidden else "probability"
+    figure, axis = panel("", xlabel, "", (SIZE[0], height))
+    figure.suptitle(title, fontsize=11)
     places = np.arange(len(order))
     axis.barh(places - 0.19, decision.prior[order], 0.36, color=OTHER, label="prior")
     axis.barh(places + 0.19, decision.improved_policy[order], 0.36, color=SEARCH, label="after the search")
     axis.set_yticks(places, labels, fontsize=8.5)
     axis.invert_yaxis()
-    axis.set_xlim(0.0, 1.0)
+    axis.set_xlim(0.0, min(1.0, 1.6 * float(max(decision.prior[order].max(), decision.improved_policy[order].max()))))
     _legend(axis)
     return figure
 

@@ -92,8 +92,7 @@ def page(title: str, numbers: Mapping[str, float], figures: Mapping[str, Figure]
         parts.append(f'<div class="left-out"><p>Left out:</p><ul>{lines}</ul></div>')
     parts += [section(name, *SECTIONS[name], figures) for name in SECTIONS]
     rows = "".join(
-        f'<tr><td><code>{name}</code></td><td class="number">{number_text(number)}</td>'
-        f"<td>{escape(meaning(name))}</td></tr>"
+        f'<tr><td><code>{name}</code><br>{escape(meaning(name))}</td><td class="number">{number_text(number)}</td></tr>'
         for name, number in numbers.items()
     )
     parts.append(f"<h2>Numbers</h2>\n<table>{rows}</table>\n</body></html>\n")

@@ -110,9 +110,10 @@ def draw_model_error(errors: DepthErrors) -> Figure:
             axis.plot(errors.depths, shown, marker=marker, markersize=4, color=color, label=label)
     if np.isfinite(errors.nearest_rates).any():
         axis.plot(errors.depths, 1.0 - errors.nearest_rates, ":", color=REAL, label="nearest frame is another")
-    axis.set_ylim(-0.05, WORST_ERROR + 0.05)
+    axis.set_ylim(-0.05, WORST_ERROR + 0.75)
+    axis.set_yticks(np.linspace(0.0, WORST_ERROR, 5))
     axis.set_xticks(errors.depths[:: 1 if len(errors.depths) < 8 else 2])
-    _legend(axis)
+    axis.legend(fontsize=8.5, framealpha=0.8, ncols=2, loc="upper center")
     return figure
 
 
