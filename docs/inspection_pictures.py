@@ -1,8 +1,8 @@
 """Trains the three runs of the page "Inspecting a model" and writes its pictures into ``docs/inspection``.
 
 ``python docs/inspection_pictures.py`` takes a few minutes on one core and prints what the page quotes. A folder behind
-it keeps models and whole pages; models that are there already are not trained again. A seed gives the same runs on the
-same machine; others may round in another way.
+it keeps models and whole pages; models that are there already are not trained again, and names of runs behind that
+draw these alone. A seed gives the same runs on the same machine; others may round in another way.
 """
 
 import io
@@ -17,7 +17,7 @@ from sb3_ezv2 import EfficientZeroV2
 from sb3_ezv2.inspection import InspectionReport, inspect_model
 
 FOLDER = Path(__file__).with_name("inspection")
-DPI, N_COLORS = 100, 64
+DPI, N_COLORS = 100, 128
 SHOWN = {
     "works": (
         "calibration_root", "overestimation", "model_error", "search_entropy", "search_depth", "decision_frame",
@@ -70,13 +70,13 @@ def main() -> None:
     """Write the pictures."""
     FOLDER.mkdir(exist_ok=True)
     models = Path(sys.argv[1]) if len(sys.argv) > 1 else None
-    for run in RUNS:
+    for run in sys.argv[2:] or RUNS:
         report = inspected(run, models)
         figures = report.figures()
         for name in SHOWN[run]:
             stream = io.BytesIO()
             figures[name].savefig(stream, dpi=DPI)
-            picture = Image.open(stream).convert("RGB").quantize(N_COLORS)
+            picture = Image.open(stream).convert("RGB").quantize(N_COLORS, method=Image.Quantize.FASTOCTREE)
             picture.save(FOLDER / f"{run}_{name}.png", optimize=True)
         print(run, {name: float(f"{number:.4g}") for name, number in report.numbers().items()}, report.left_out)
         if models is not None:
