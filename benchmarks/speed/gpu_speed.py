@@ -13,6 +13,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
 from benchmarks.learning.tasks import TASKS
+from benchmarks.learning.training import make_envs
 from benchmarks.speed.end_to_end import PAPER, Stopwatch
 from benchmarks.speed.gpu_correctness import (
     KINDS,
@@ -364,9 +365,7 @@ def _image_steps(given: Circumstances, n_random: int, mixed: bool, seconds: floa
 def _breakout() -> dict[str, Any]:
     """The game where it is installed, random pictures elsewhere."""
     try:
-        from benchmarks.learning.atari_100k import make_envs
-
-        return {"env": make_envs("Breakout", True, 1, 0)}
+        return {"env": make_envs(TASKS["Breakout"], 0, 1)[0]}
     except ImportError:
         return {}
 
