@@ -89,7 +89,7 @@ def _graph(
         arguments = replace(arguments, n_simulations=n_simulations)
     planner = arguments.planner(policy.action_kind.n_candidates)
     noise = noise_on_device(planner.greedy_noise(model), th.device("cpu")) if deterministic else None
-    return SearchGraph(model, keys, normalizations, planner.settings(policy.action_kind), noise)
+    return SearchGraph(model, keys, normalizations, planner.settings(model), noise)
 
 
 def _normalizations(normalizer: Normalizer) -> dict[str, Normalization]:

@@ -39,7 +39,7 @@ class SavedAlgorithm(ReplayAlgorithm):
                 "diagnostics",
                 "updater",
                 "rng",
-                "_random_actions",
+                "random_actions",
                 "_stream_is_whole",
                 "_n_own_calls",
             ),

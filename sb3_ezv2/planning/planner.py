@@ -5,7 +5,6 @@ from collections.abc import Callable
 import numpy as np
 import torch as th
 
-from sb3_ezv2.common.actions import ActionKind
 from sb3_ezv2.common.type_aliases import Noise, Plan, SearchResult, SearchSettings
 from sb3_ezv2.networks.model import EfficientZeroModel
 from sb3_ezv2.planning.device_search import draw_on_device, plan_on_device
@@ -72,8 +71,9 @@ class Planner:
             self._greedy_noise[key] = noise._replace(gumbel=np.zeros_like(noise.gumbel))
         return self._greedy_noise[key]
 
-    def settings(self, kind: ActionKind) -> SearchSettings:
-        """Numbers of a search for actions of this kind."""
+    def settings(self, model: EfficientZeroModel) -> SearchSettings:
+        """Budget and constants of a search with a model."""
+        kind = model.action_kind
         return SearchSettings(
             n_simulations=self.n_simulations,
             n_considered=self.n_considered,
@@ -99,8 +99,7 @@ class Planner:
             :meth:`~sb3_ezv2.common.actions.kind.ActionKind.candidates`
         :raises ValueError: if the network's values or policies are not finite
         """
-        kind = model.action_kind
-        settings = self.settings(kind)
+        kind, settings = model.action_kind, self.settings(model)
         if _is_faster_on_host(model, len(next(iter(observations.values())))):
             model, observations = on_host(model), {key: part.cpu() for key, part in observations.items()}
         found = choose_search(model)(model, observations, noise, explore, settings)
