@@ -252,15 +252,26 @@ class EfficientZeroV2(CheckpointedAlgorithm):
     def _choose_actions(self, n_envs: int, learning_starts: int) -> np.ndarray:
         """Actions counted from 0 or scaled to [-1, 1]: random ones first, then those of an exploring search."""
         if self.num_timesteps < learning_starts:
-            repeat = self.arguments.exploration.random_repeat
-            if self._random_actions is None or self.num_timesteps // n_envs % repeat == 0:
-                self._random_actions = self.policy.action_kind.random((n_envs,), self.rng, extreme=repeat > 1)
-            return self._random_actions
+            return self._choose_random_actions(n_envs)
         assert self._last_obs is not None
         tensors, _ = self.policy.obs_to_tensor(self._last_obs)
-        plan = self.policy.search(tensors)
+        plan = self.policy.search(tensors, masks=self._masks())
         self.diagnostics.root_values = plan.root_values
         return plan.actions
+
+    def _choose_random_actions(self, n_envs: int) -> np.ndarray:
+        """New ones, or those of the step before for ``random_repeat`` steps as long as they are legal."""
+        repeat, kind, masks = self.arguments.exploration.random_repeat, self.policy.action_kind, self._masks()
+        held = None if self.num_timesteps // n_envs % repeat == 0 else self._random_actions
+        if masks is None:
+            if held is None:
+                held = kind.random((n_envs,), self.rng, extreme=repeat > 1)
+        else:
+            drawn = kind.random((n_envs,), self.rng, extreme=repeat > 1, masks=masks)
+            keep = np.zeros(n_envs, bool) if held is None else kind.are_legal(held, masks)
+            held = drawn if held is None else np.where(keep.reshape(-1, *(1,) * (drawn.ndim - 1)), held, drawn)
+        self._random_actions = held
+        return held
 
     def _store(
         self, actions: np.ndarray, new_obs: Any, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]

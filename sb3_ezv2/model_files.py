@@ -37,6 +37,7 @@ class SavedAlgorithm(ReplayAlgorithm):
                 "updater",
                 "rng",
                 "_random_actions",
+                "_last_masks",
                 "_stream_is_whole",
                 "_n_own_calls",
             ),

@@ -23,6 +23,7 @@ from stable_baselines3.common.type_aliases import RolloutReturn, TrainFreq
 from stable_baselines3.common.utils import safe_mean, should_collect_more_steps
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ezv2.common.action_masks import masks_of, offers_masks, with_masks
 from sb3_ezv2.common.arguments import argument_names, check_known
 from sb3_ezv2.common.files import open_to_replace
 from sb3_ezv2.common.normalization import Normalizer
@@ -70,6 +71,8 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
     _begun_rollout = NO_ROLLOUT  # steps, transitions and episodes collected since the last updates
     _updates_due = 0  # for what has been collected
     _logged_episodes = 0
+    _has_masks = False  # whether the environments say which actions are legal; saved with the model
+    _last_masks: np.ndarray | None = None  # of the last observations, None before they are asked for
     _n_stack = 1  # of VecFrameStack; saved with the model, which may be loaded without environments
 
     def _setup_model(self) -> None:
@@ -85,9 +88,10 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
         n_simulations: int | None = None,
+        action_masks: np.ndarray | None = None,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """Plan; see :meth:`PlanningPolicy.predict <sb3_ezv2.policies.PlanningPolicy.predict>`."""
-        return self.policy.predict(observation, state, episode_start, deterministic, n_simulations)
+        return self.policy.predict(observation, state, episode_start, deterministic, n_simulations, action_masks)
 
     def warm_up(self, n_observations: int = 1) -> None:
         """Compile what predictions need, which otherwise the first one does; nothing else changes.
@@ -118,12 +122,15 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
         kwargs = dict(arguments.replay_buffer_kwargs or {})
         if self.env is not None:
             self._n_stack = frames_stacked_by(self.env)
+            self._has_masks = offers_masks(self.env)
         buffer_class = arguments.replay_buffer_class or TrajectoryReplayBuffer
         given = {"self", "buffer_size", "observation_space", "action_space", "n_envs"}
         known = argument_names(TrajectoryReplayBuffer.__init__) | argument_names(buffer_class.__init__)
         check_known(kwargs, known - given, f"{buffer_class.__name__}'s replay_buffer_kwargs")
         if buffer_class is TrajectoryReplayBuffer:
             kwargs.setdefault("n_stack", self._n_stack)
+        if self._has_masks:
+            kwargs["action_masks"] = True
         # In the worst case every episode is one step long and takes two places, the newest observations one each.
         fewest = self.n_envs * ((arguments.buffer_size // self.n_envs - 1) // 2)
         if fewest < arguments.batch_size:
@@ -141,6 +148,11 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
             # The last step was interrupted between the environment and the buffer, or the environments are no longer
             # where it left them: begin again from a reset.
             self._last_obs = None
+        if self.env is not None and offers_masks(self.env) != self._has_masks:
+            raise ValueError(
+                f"the environments {'have' if not self._has_masks else 'do not have'} action_masks() and those that the "
+                f"model was made for {'had' if self._has_masks else 'had not'}; make or load a model with these"
+            )
         before = self._n_calls
         result = super()._setup_learn(*args, **kwargs)
         if self.num_timesteps == 0:  # a new run
@@ -170,14 +182,26 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
     def _start_streams(self) -> None:
         """Begin new streams with the first observations after a reset, and check these."""
         self.replay_buffer.close_streams()
+        self._last_masks = None
         assert self._last_obs is not None
         first = self.normalizer.raw_observations(self._last_obs)
         try:
             check_finite("the first observation", first)
+            self._masks()
         except ValueError:
             self._last_obs = None  # the next call of learn resets the environments again
             raise
         self._last_original_obs = first
+
+    def _masks(self) -> np.ndarray | None:
+        """Masks of the last observations ``[n_envs, mask_size]``; ``None`` if the environments have none.
+
+        :raises ValueError: naming the environment whose mask is none
+        """
+        if self._has_masks and self._last_masks is None:
+            assert self.env is not None
+            self._last_masks = masks_of(self.env, self.policy.action_kind)
+        return self._last_masks
 
     # -- collecting --------------------------------------------------------------------------------------------------
 
@@ -276,8 +300,12 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
         for terminal in terminals.values():
             check_finite("terminal observation", terminal)
         assert before is not None
-        raw_infos = [info | {"terminal_observation": terminals.get(i)} for i, info in enumerate(infos)]
-        self.replay_buffer.add(before, after, actions, rewards, dones, raw_infos)
+        old_masks, self._last_masks = self._last_masks, None
+        masks = self._masks()
+        stored = (with_masks(before, old_masks), with_masks(after, masks))
+        ends = {i: with_masks(part, None if masks is None else np.ones_like(masks[i])) for i, part in terminals.items()}
+        raw_infos = [info | {"terminal_observation": ends.get(i)} for i, info in enumerate(infos)]
+        self.replay_buffer.add(*stored, actions, rewards, dones, raw_infos)
         self._last_obs, self._last_original_obs = new_obs, after
 
     @property

@@ -16,13 +16,15 @@ def plan_in_torch(
     noise: Noise,
     explore: bool,
     settings: SearchSettings,
+    masks: np.ndarray | None = None,
 ) -> tuple[SearchResult, np.ndarray] | None:
     """Search with :func:`sb3_ezv2.search.search.search`, see :data:`~sb3_ezv2.planning.planner.PlanFunction`."""
     root = model.initial_inference(observations)
     if not (th.isfinite(root.values).all() and th.isfinite(root.policies).all()):
         return None
     device = model.reward_scale.device
-    nodes = TorchNodes(model, root, noise_on_device(noise, device), settings.n_simulations, explore)
+    legal = None if masks is None else on_device(masks, device)
+    nodes = TorchNodes(model, root, noise_on_device(noise, device), settings.n_simulations, explore, masks=legal)
     root_answers = _on_host(root.values, nodes.candidates.logits)
 
     def expand(node: int, parents: np.ndarray, edges: np.ndarray) -> Expansion:

@@ -65,7 +65,7 @@ class JournalWriter:
             key: (storage.n_stack, stack_axis(named_spaces(buffer.observation_space)[key], buffer.channels_order))  # type: ignore[arg-type]
             for key, storage in buffer.stacks.items()
         }
-        self.parts = observation_parts(buffer.observation_space, stacked)
+        self.parts = observation_parts(buffer.parts(), stacked)
         self.description = describe(buffer, self.parts)
         self._connection: sqlite3.Connection | None = None
         # The last row written here and, of each environment, the newest observation in it and the frames of its stacks.
