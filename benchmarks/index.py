@@ -20,6 +20,7 @@ PAGES = {
     "classic_control": "docs/zoo.md",
     "atari_100k": "docs/zoo.md",
     "pong_cpu": "README.md",
+    "action_spaces": "docs/action_spaces.md",
     "replay_memory": "docs/algorithm.md",
     "search_cost": "docs/performance.md",
     "cost_growth": "docs/performance.md",

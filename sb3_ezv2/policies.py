@@ -28,6 +28,7 @@ from sb3_ezv2.search_arguments import SearchArguments
 
 SelfPlanningPolicy = TypeVar("SelfPlanningPolicy", bound="PlanningPolicy")
 
+
 class PlanningPolicy(BasePolicy):
     """Base of the policies that plan with a learned model.
 

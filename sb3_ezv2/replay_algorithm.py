@@ -71,7 +71,7 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
     _begun_rollout = NO_ROLLOUT  # steps, transitions and episodes collected since the last updates
     _updates_due = 0  # for what has been collected
     _logged_episodes = 0
-    _has_masks = False  # whether the environments say which actions are legal; saved with the model
+    has_action_masks = False  # whether the environments say which actions are legal; saved with the model
     _last_masks: np.ndarray | None = None  # of the last observations, None before they are asked for
     _n_stack = 1  # of VecFrameStack; saved with the model, which may be loaded without environments
 
@@ -122,14 +122,14 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
         kwargs = dict(arguments.replay_buffer_kwargs or {})
         if self.env is not None:
             self._n_stack = frames_stacked_by(self.env)
-            self._has_masks = offers_masks(self.env)
+            self.has_action_masks = offers_masks(self.env)
         buffer_class = arguments.replay_buffer_class or TrajectoryReplayBuffer
         given = {"self", "buffer_size", "observation_space", "action_space", "n_envs"}
         known = argument_names(TrajectoryReplayBuffer.__init__) | argument_names(buffer_class.__init__)
         check_known(kwargs, known - given, f"{buffer_class.__name__}'s replay_buffer_kwargs")
         if buffer_class is TrajectoryReplayBuffer:
             kwargs.setdefault("n_stack", self._n_stack)
-        if self._has_masks:
+        if self.has_action_masks:
             kwargs["action_masks"] = True
         # In the worst case every episode is one step long and takes two places, the newest observations one each.
         fewest = self.n_envs * ((arguments.buffer_size // self.n_envs - 1) // 2)
@@ -148,10 +148,10 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
             # The last step was interrupted between the environment and the buffer, or the environments are no longer
             # where it left them: begin again from a reset.
             self._last_obs = None
-        if self.env is not None and offers_masks(self.env) != self._has_masks:
+        if self.env is not None and offers_masks(self.env) != self.has_action_masks:
             raise ValueError(
-                f"the environments {'have' if not self._has_masks else 'do not have'} action_masks() and those that the "
-                f"model was made for {'had' if self._has_masks else 'had not'}; make or load a model with these"
+                f"the environments {'do not have' if self.has_action_masks else 'have'} action_masks(), and those that the "
+                f"model was made for {'had' if self.has_action_masks else 'had not'}; make or load a model with these"
             )
         before = self._n_calls
         result = super()._setup_learn(*args, **kwargs)
@@ -198,7 +198,7 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
 
         :raises ValueError: naming the environment whose mask is none
         """
-        if self._has_masks and self._last_masks is None:
+        if self.has_action_masks and self._last_masks is None:
             assert self.env is not None
             self._last_masks = masks_of(self.env, self.policy.action_kind)
         return self._last_masks

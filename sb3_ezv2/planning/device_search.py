@@ -200,7 +200,13 @@ def plan_on_device(
     searches = _SEARCHES.get(model)
     if searches is None or searches.addresses != addresses_of(model):
         searches = _SEARCHES[model] = ModelSearches(model)
-    key = (rows, explore, settings, masks is None, *((name, part.dtype, part.shape[1:]) for name, part in observations.items()))
+    key = (
+        rows,
+        explore,
+        settings,
+        masks is None,
+        *((name, part.dtype, part.shape[1:]) for name, part in observations.items()),
+    )
     search = searches.by_kind.get(key)
     noise, legal = noise_on_device(noise, device), None if masks is None else on_device(masks, device)
     if search is None:

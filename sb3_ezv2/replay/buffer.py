@@ -18,8 +18,8 @@ from sb3_ezv2.common.spaces import named_arrays, named_spaces
 from sb3_ezv2.common.type_aliases import ObservationArrays, TrajectoryBatch
 from sb3_ezv2.replay.frame_storage import new_frame_storages
 from sb3_ezv2.replay.journal_reader import JournalSummary, add_journal
-from sb3_ezv2.replay.step_checks import check_stacks, checked_observations
 from sb3_ezv2.replay.slots import EMPTY, FRONTIER, TERMINATED, TRANSITION, TRUNCATED, follow_slots
+from sb3_ezv2.replay.step_checks import check_stacks, checked_observations
 from sb3_ezv2.replay.sum_tree import find_leaves, new_sum_tree, resized, set_priorities
 
 NO_FRONTIER = -1

@@ -130,9 +130,7 @@ class ObservationPart(NamedTuple):
         return tuple(n // self.n_stack if axis == self.axis else n for axis, n in enumerate(self.shape))
 
 
-def observation_parts(
-    stored: dict[str, spaces.Space], stacked: dict[str, tuple[int, int]]
-) -> list[ObservationPart]:
+def observation_parts(stored: dict[str, spaces.Space], stacked: dict[str, tuple[int, int]]) -> list[ObservationPart]:
     """Parts of an observation in the order of their bytes.
 
     :param stored: parts by key, packed masks among them

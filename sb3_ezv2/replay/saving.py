@@ -317,7 +317,6 @@ def _check_numbers(buffer: TrajectoryReplayBuffer, transitions: np.ndarray, used
                 fits = ((found >= space.start) & (found < last)).all()  # type: ignore[attr-defined]
             _require(bool(fits), f"an observation {key!r} is not finite or not of its space")
 
-
     if buffer.action_masks:
         _require(bool(kind.have_legal(_masks(buffer, transitions)).all()), "a state has no legal action")
 

@@ -74,8 +74,8 @@ def search_plan(
 ) -> tuple[np.ndarray, Constants]:
     """What the kernels need of the settings; see :func:`search`.
 
-    :return: the schedules of sequential halving ``[n_considered + 1, n_simulations]`` and the constants, floats throughout: an integer
-        discount would compile everything once more
+    :return: the schedules of sequential halving ``[n_considered + 1, n_simulations]`` and the constants, floats
+        throughout: an integer discount would compile everything once more
     :raises ValueError: if a number is out of its range
     """
     if not 1 <= settings.n_considered <= n_candidates:

@@ -52,4 +52,13 @@ def action_kind_of(space: spaces.Space, sampling: Sampling = NO_SEARCH) -> Actio
     )
 
 
-__all__ = ["KINDS", "NO_SEARCH", "ActionKind", "BoxActions", "DiscreteActions", "FactorisedActions", "Sampling", "action_kind_of"]
+__all__ = [
+    "KINDS",
+    "NO_SEARCH",
+    "ActionKind",
+    "BoxActions",
+    "DiscreteActions",
+    "FactorisedActions",
+    "Sampling",
+    "action_kind_of",
+]
