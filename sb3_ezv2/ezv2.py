@@ -18,8 +18,9 @@ from sb3_ezv2.learning.losses import tensor_batch
 from sb3_ezv2.learning.reanalyze import MixedValueRule, Reanalyzer
 from sb3_ezv2.learning.statistics import DataStatistics, set_rewards
 from sb3_ezv2.learning.updates import Updater
-from sb3_ezv2.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PlanningPolicy, SearchArguments, policy_for
+from sb3_ezv2.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PlanningPolicy, policy_for
 from sb3_ezv2.replay.buffer import TrajectoryReplayBuffer
+from sb3_ezv2.search_arguments import SearchArguments
 
 SelfEfficientZeroV2 = TypeVar("SelfEfficientZeroV2", bound="EfficientZeroV2")
 

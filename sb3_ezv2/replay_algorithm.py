@@ -149,9 +149,10 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
             # where it left them: begin again from a reset.
             self._last_obs = None
         if self.env is not None and offers_masks(self.env) != self.has_action_masks:
+            now, then = ("do not have", "had") if self.has_action_masks else ("have", "had not")
             raise ValueError(
-                f"the environments {'do not have' if self.has_action_masks else 'have'} action_masks(), and those that the "
-                f"model was made for {'had' if self.has_action_masks else 'had not'}; make or load a model with these"
+                f"the environments {now} action_masks(), and those that the model was made for {then}; make or load a "
+                "model with these"
             )
         before = self._n_calls
         result = super()._setup_learn(*args, **kwargs)

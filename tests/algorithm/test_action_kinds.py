@@ -205,7 +205,7 @@ def test_subclasses_of_a_space_are_of_its_kind():
 
 
 def test_a_space_without_a_kind_is_refused():
-    with pytest.raises(ValueError, match="Text.* is not supported; use one of Discrete, Box, MultiDiscrete, MultiBinary"):
+    with pytest.raises(ValueError, match="Text.* is not supported; use one of Discrete, Box, Multi"):
         action_kind_of(spaces.Text(3))
 
 

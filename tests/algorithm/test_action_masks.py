@@ -255,3 +255,15 @@ def test_helpers_and_callbacks_of_sb3_contrib(tmp_path):
     observations = env.reset()
     model.predict(observations, action_masks=get_action_masks(env))
     stored_masks_are_those_of_their_states(model)
+
+
+def test_the_zoo_evaluates_with_masks(tmp_path):
+    pytest.importorskip("rl_zoo3")
+    from sb3_ezv2.zoo.evaluation import Evaluation
+
+    callback = Evaluation(
+        masked_envs(), eval_freq=20, n_eval_episodes=4, log_path=str(tmp_path), best_model_save_path=str(tmp_path)
+    )
+    model = tiny_model(masked_envs()).learn(80, callback=callback)
+    assert callback.last_mean_reward == 7.0 and callback.model is model
+    EfficientZeroV2.load(tmp_path / "best_model")

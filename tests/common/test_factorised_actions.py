@@ -76,7 +76,9 @@ def test_equal_candidates_are_merged():
     found = kind.candidates(th.zeros(5, 4), noise_of(kind, 5), explore=True)
     for actions, logits in zip(found.actions.tolist(), found.logits, strict=True):
         distinct = list(dict.fromkeys(map(tuple, actions)))
-        counted = {tuple(action): float(logit.exp()) for action, logit in zip(actions, logits, strict=True) if logit > -1}
+        counted = {
+            tuple(action): float(logit.exp()) for action, logit in zip(actions, logits, strict=True) if logit > -1
+        }
         assert list(counted) == distinct
         for action, count in counted.items():
             assert round(count) == sum(tuple(other) == action for other in actions)

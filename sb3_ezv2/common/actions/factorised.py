@@ -95,12 +95,12 @@ class FactorisedActions(ActionKind):
     def are_legal(self, actions: np.ndarray, masks: np.ndarray) -> np.ndarray:
         """Whether masks allow all parts of the actions ``[n]``."""
         numbers = actions.reshape(len(actions), -1).astype(np.int64) + self.offsets.numpy()
-        return np.take_along_axis(masks, numbers, axis=1).all(axis=1)
+        return np.logical_and.reduce(np.take_along_axis(masks, numbers, axis=1), axis=1)
 
     def have_legal(self, masks: np.ndarray) -> np.ndarray:
         """Whether masks leave a choice in every dimension ``[n]``."""
         padded = np.append(masks, np.zeros((len(masks), 1), bool), axis=1)
-        return padded[:, self.places.numpy()].any(axis=1).all(axis=1)
+        return np.logical_and.reduce(np.logical_or.reduce(padded[:, self.places.numpy()], axis=1), axis=1)
 
     def policy_targets(self, plan: Plan) -> PolicyTargets:
         """The candidates with the improved policy as weights, or what it gives every choice of every dimension."""

@@ -110,7 +110,7 @@ class ActionKind(ABC):
 
     def have_legal(self, masks: np.ndarray) -> np.ndarray:
         """Which of the ``masks [n, mask_size]`` allow any action; ``[n]`` bool."""
-        return masks.any(axis=1)
+        return np.logical_or.reduce(masks, axis=1)
 
     @abstractmethod
     def policy_targets(self, plan: Plan) -> PolicyTargets:
