@@ -58,10 +58,13 @@ class Nodes(NamedTuple):
     priors: np.ndarray  # [n, n_actions] float32, prior logits: zeros for sampled actions, those of a mask for others
 
 
-def _new_nodes(weights: ModelWeights, n_nodes: int, n: int, rows: int, n_candidates: int, n_children: int) -> Nodes:
+def _new_nodes(
+    weights: ModelWeights, n_nodes: int, n: int, rows: int, n_candidates: int, n_children: int, sampled: bool
+) -> Nodes:
+    action_dim = weights.actions.width if sampled else 0
     return Nodes(
         latents=np.empty((n_nodes, n, weights.latents.width), np.float32),
-        actions=np.empty((n_nodes, n, max(n_candidates, n_children), weights.actions.width), np.float32),
+        actions=np.empty((n_nodes, n, max(n_candidates, n_children), action_dim), np.float32),
         parents=np.empty(rows, np.int64),
         edges=np.empty(rows, np.int64),
         memory=np.empty(rows * weights.width, np.float32),
@@ -311,7 +314,8 @@ def fused_search(
         n_states = end - begin
         rows = rows_together(n_states)
         tree = new_tree(n_states, settings.n_simulations, n_candidates, n_children)
-        nodes = _new_nodes(weights, settings.n_simulations + 1, n_states, rows, n_candidates, n_children)
+        sampled = candidates.shape[2] > 0
+        nodes = _new_nodes(weights, settings.n_simulations + 1, n_states, rows, n_candidates, n_children, sampled)
         finite = _search_chunk(
             weights,
             observations[begin:end],

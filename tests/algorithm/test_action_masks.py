@@ -11,14 +11,14 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNorm
 from sb3_ezv2 import EfficientZeroV2
 from sb3_ezv2.callbacks import TransitionJournal
 from sb3_ezv2.common.action_masks import MASKS, checked_masks, pack, unpack
-from sb3_ezv2.common.actions import action_kind_of
+from sb3_ezv2.common.actions import MANY_ACTIONS, action_kind_of
 from tests.helpers.envs import RandomEnv
 from tests.helpers.masked import MaskedEnv
 from tests.helpers.tiny import assert_finite_parameters, assert_same_parameters, tiny_model
 
 SPACES = {
     "discrete": spaces.Discrete(9, start=2),
-    "many": spaces.Discrete(1_500),
+    "many": spaces.Discrete(MANY_ACTIONS),
     "multi": spaces.MultiDiscrete([3, 5, 2], start=[1, 0, 4]),
     "binary": spaces.MultiBinary(5),
 }

@@ -14,7 +14,7 @@ from sb3_ezv2.common.actions.discrete import DiscreteActions
 from sb3_ezv2.common.actions.factorised import FactorisedActions
 from sb3_ezv2.common.actions.kind import ActionKind, Sampling
 
-MANY_ACTIONS = 1_000
+MANY_ACTIONS = 2_000
 """From so many actions on those of ``Discrete`` are sampled: looking at all of them at every node costs more."""
 
 
