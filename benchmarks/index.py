@@ -18,7 +18,6 @@ PAGES = {
     "reward_unit": "README.md",
     "td_steps_": "docs/deviations.md",
     "classic_control": "docs/zoo.md",
-    "atari_100k": "docs/zoo.md",
     "pong_cpu": "README.md",
     "action_spaces": "docs/action_spaces.md",
     "replay_memory": "docs/algorithm.md",
@@ -28,7 +27,9 @@ PAGES = {
     "start_up": "docs/performance.md",
     "update_cost": "docs/performance.md",
     "gpu_checks": "docs/performance.md",
+    "compare": "docs/performance.md",
     "journal_kills": "docs/journal.md",
+    "reliability": "docs/checkpoints.md",
 }
 """Page that shows a result, by how the name of its file or of its outer folder begins."""
 

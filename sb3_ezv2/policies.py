@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, BinaryIO, ClassVar, TypeVar
 
@@ -203,41 +204,37 @@ class PlanningPolicy(BasePolicy):
         """
         tensors, _ = self.obs_to_tensor(observation)
         masks = self._checked_masks(tensors, action_masks)
-        plan = self.search(tensors, deterministic, self.prediction_noise.generator(), masks)
+        plan = self.search(tensors, deterministic, None if deterministic else self.prediction_noise.generator(), masks)
         return plan._replace(actions=self.to_env_actions(plan.actions), candidates=self.to_env_actions(plan.candidates))
 
-    def predict(
-        self,
-        observation: np.ndarray | dict[str, np.ndarray],
-        state: tuple[np.ndarray, ...] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-        n_simulations: int | None = None,
-        action_masks: np.ndarray | None = None,
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """Actions for one or several observations; see ``BasePolicy.predict``.
+    @contextmanager
+    def simulations(self, n_simulations: int | None) -> Iterator[None]:
+        """Search with another number of model calls within a ``with``, for quicker or deeper plans.
 
-        :param observation: one or several
-        :param state: not used
-        :param episode_start: not used
-        :param deterministic: greedy instead of exploring. Exploring draws from a generator of its own, which
-            Stable-Baselines3's ``set_random_seed`` governs, and leaves the random numbers of learning alone
-        :param n_simulations: model calls of this search, for a quicker or a deeper plan; ``None`` for the usual number
-        :param action_masks: which actions are legal, as ``sb3_contrib.common.maskable.utils.get_action_masks`` gives
-            them, one mask for every observation; ``None`` for all. Illegal ones are never chosen
-        :return: actions in the environment's own units, and ``state``
-        :raises ValueError: if the masks are none of these observations, or allow nothing
+        :param n_simulations: model calls per search; ``None`` for the usual number
+        :raises ValueError: if the number does not fit
         """
         usual = self.search_arguments
+        if n_simulations is None or n_simulations == usual.n_simulations:
+            yield
+            return
+        self.set_search(replace(usual, n_simulations=n_simulations))
+        try:
+            yield
+        finally:
+            self.set_search(usual)
+
+    @contextmanager
+    def masked(self, action_masks: np.ndarray | None) -> Iterator[None]:
+        """Let ``predict`` choose legal actions only within a ``with``.
+
+        :param action_masks: one for every observation of the prediction; ``None`` where all are legal
+        """
         self._given_masks = action_masks
         try:
-            if n_simulations is not None and n_simulations != usual.n_simulations:
-                self.set_search(replace(usual, n_simulations=n_simulations))
-            return super().predict(observation, state, episode_start, deterministic)
+            yield
         finally:
             self._given_masks = None
-            if self.search_arguments is not usual:
-                self.set_search(usual)
 
     def _checked_masks(self, tensors: PyTorchObs, action_masks: Any) -> np.ndarray | None:
         n = len(next(iter(self._named_tensors(tensors).values())))
@@ -262,7 +259,9 @@ class PlanningPolicy(BasePolicy):
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         masks = self._checked_masks(observation, self._given_masks)
-        actions = self.search(observation, deterministic, self.prediction_noise.generator(), masks).actions
+        # Asking the global generator where it stands takes a tenth of a search.
+        rng = None if deterministic else self.prediction_noise.generator()
+        actions = self.search(observation, deterministic, rng, masks).actions
         # Scaled ones are brought to the bounds by ``predict``.
         return th.as_tensor(actions if self.action_kind.scaled else self.to_env_actions(actions))
 

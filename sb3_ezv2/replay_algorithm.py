@@ -90,8 +90,21 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
         n_simulations: int | None = None,
         action_masks: np.ndarray | None = None,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """Plan; see :meth:`PlanningPolicy.predict <sb3_ezv2.policies.PlanningPolicy.predict>`."""
-        return self.policy.predict(observation, state, episode_start, deterministic, n_simulations, action_masks)
+        """Actions for one or several observations; see ``BasePolicy.predict``.
+
+        :param observation: one or several
+        :param state: not used
+        :param episode_start: not used
+        :param deterministic: greedy instead of exploring. Exploring draws from a generator of its own, which
+            Stable-Baselines3's ``set_random_seed`` governs, and leaves the random numbers of learning alone
+        :param n_simulations: model calls of this search, for a quicker or a deeper plan; ``None`` for the usual number
+        :param action_masks: which actions are legal, as ``sb3_contrib.common.maskable.utils.get_action_masks`` gives
+            them, one mask for every observation; ``None`` for all. Illegal ones are never chosen
+        :return: actions in the environment's own units, and ``state``
+        :raises ValueError: if the masks are none of these observations, or allow nothing
+        """
+        with self.policy.simulations(n_simulations), self.policy.masked(action_masks):
+            return super().predict(observation, state, episode_start, deterministic)
 
     def warm_up(self, n_observations: int = 1) -> None:
         """Compile what predictions need, which otherwise the first one does; nothing else changes.

@@ -1,24 +1,23 @@
 """What lies behind a truncation, and what first random actions leave behind: two environments with known values.
 
 ``python -m benchmarks.learning.ends [--seeds 0 1 2] [--steps 2500] [--jobs 2]`` trains the plain algorithm on both,
-with discrete and with continuous actions, and counts the runs that are right.
+with discrete and with continuous actions, and counts the runs that are right. Each run is a process with one thread, as
+those of the suite are, and is paused and resumed with them.
 """
 
 import argparse
 import json
-import os
+import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded
 
 import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
 
+from benchmarks.learning.jobs import run_all
 from sb3_ezv2 import EfficientZeroV2
 
 TOLERANCE = 0.25
@@ -139,14 +138,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=2_500)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--one", nargs=2, metavar=("KIND", "ACTIONS"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    cases = [(kind, box, seed) for kind in ("door", "falls") for box in (False, True) for seed in options.seeds]
-    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
-        runs = [pool.submit(train, *case, options.steps) for case in cases]
-        results = [run.result() for run in runs]
-    for result in results:
-        print(json.dumps(result))
-    print(f"{sum(result['right'] for result in results)} of {len(results)} are right")
+    if options.one:
+        kind, actions = options.one
+        print(json.dumps(train(kind, actions == "continuous", options.seeds[0], options.steps)))
+        return
+    n_right = 0
+    with tempfile.TemporaryDirectory() as folder:
+        commands = {
+            Path(folder, f"{kind}-{actions}-{seed}"): [
+                *("-m", "benchmarks.learning.ends", "--one", kind, actions),
+                *("--seeds", str(seed), "--steps", str(options.steps)),
+            ]
+            for kind in ("door", "falls")
+            for actions in ("discrete", "continuous")
+            for seed in options.seeds
+        }
+        for log, code in run_all(commands, options.jobs):
+            last = log.read_text(encoding="utf-8").splitlines()[-1]
+            print(last, flush=True)
+            n_right += code == 0 and json.loads(last)["right"]
+    print(f"{n_right} of {len(commands)} are right")
 
 
 if __name__ == "__main__":

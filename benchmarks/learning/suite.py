@@ -7,10 +7,14 @@
     python -m benchmarks.learning.suite pause
     python -m benchmarks.learning.suite resume
     python -m benchmarks.learning.suite table --out runs --against benchmarks/published/dmc_proprio.csv --rivals ezv2
+    python -m benchmarks.learning.suite store logs --out runs
+    python -m benchmarks.learning.suite solved --out runs
 
 ``run`` makes every run a process with one thread, see :mod:`benchmarks.learning.training`. What is complete in the
-folder is not run again; what was interrupted begins anew. ``pause`` and ``resume`` stop and continue all of them.
-``table`` prints means and interquartile means over seeds with their bootstrap intervals, beside published scores.
+folder is not run again; what was interrupted begins anew, or goes on where there are ``--checkpoints``. ``pause`` and
+``resume`` stop and continue all of them. ``table`` prints means and interquartile means over seeds with their bootstrap
+intervals, beside published scores. ``store`` takes the runs of ``ezv2-train`` in a log folder over, with any algorithm,
+and ``solved`` prints after how many steps tasks were solved, see :mod:`benchmarks.learning.solved`.
 """
 
 import argparse
@@ -23,11 +27,14 @@ from pathlib import Path
 from benchmarks.learning.jobs import pause, resume, run_all
 from benchmarks.learning.tasks import GROUPS, TASKS, chosen
 from benchmarks.learning.training import add_options, is_complete, parse_settings, result_path
+from benchmarks.records import write_text
 
 NEEDS = {
     "box2d": ("Box2D", "pip install 'sb3_ezv2[box2d]'"),
     "mujoco": ("mujoco", "pip install 'sb3_ezv2[mujoco]'"),
     "dmc": ("dm_control", "pip install 'sb3_ezv2[dmc]'"),
+    "atari": ("ale_py", "pip install 'sb3_ezv2[atari]'"),
+    "small atari": ("ale_py", "pip install 'sb3_ezv2[atari]'"),
     "minatar": ("minatar", "pip install minatar"),
 }
 """Module that a group of tasks needs beyond the package itself, and how to get it."""
@@ -55,6 +62,9 @@ def words(options: argparse.Namespace) -> list[str]:
     found += [] if options.steps is None else ["--steps", str(options.steps)]
     found += [] if options.eval_interval is None else ["--eval-interval", str(options.eval_interval)]
     found += [] if options.agents is None else ["--agents", str(options.agents.resolve())]
+    found += [] if options.checkpoints is None else ["--checkpoints", str(options.checkpoints.resolve())]
+    found += [] if options.leg_seconds is None else ["--leg-seconds", str(options.leg_seconds)]
+    found += ["--entry", options.entry] if options.entry else []
     return found + (["--set", *options.set] if options.set else [])
 
 
@@ -69,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
     for seed in options.seeds:
         for name, task in tasks.items():
             path = result_path(options.out, name, seed)
-            if is_complete(path, options.algo, settings, options.steps or task.n_steps):
+            if is_complete(path, options, settings, options.steps or task.n_steps):
                 print(f"{path} is complete")
                 continue
             command = ["-m", "benchmarks.learning.training", name, "--seed", str(seed), *words(options)]
@@ -101,6 +111,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     tables.add_argument("--rivals", nargs="+", default=["ezv2"], help="algorithms in these files")
     tables.add_argument("--source", default="", help="only figures whose source contains this text")
     tables.add_argument("--pictures", type=Path, help="folder for one picture a task")
+    storing = actions.add_parser("store", help="take over finished runs of ezv2-train")
+    storing.add_argument("logs", type=Path, help="log folder")
+    storing.add_argument("--out", type=Path, required=True, help="folder to store them in")
+    solving = actions.add_parser("solved", help="print after how many steps tasks were solved")
+    solving.add_argument("--out", type=Path, required=True, help="folder of stored runs")
+    solving.add_argument("--page", type=Path, help="file to write the table to as well")
     options = parser.parse_args(arguments)
     if options.action == "run" and options.jobs < 1:
         parser.error(f"--jobs {options.jobs} must be at least 1")
@@ -123,6 +139,17 @@ def main(arguments: list[str] | None = None) -> None:
             print(table(options.out, published, options.rivals), end="")
             if options.pictures:
                 draw_tasks(options.out, options.pictures, published, options.rivals)
+        elif options.action == "store":
+            from benchmarks.learning.zoo_runs import store
+
+            print("\n".join(map(str, store(options.logs, options.out))))
+        elif options.action == "solved":
+            from benchmarks.learning.solved import table as table_of_solved
+
+            text = table_of_solved(options.out)
+            if options.page:
+                write_text(options.page, text)
+            print(text, end="")
         else:
             act, done = (pause, "stopped") if options.action == "pause" else (resume, "continued")
             print(f"{act()} processes {done}")

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 
-from benchmarks.learning.statistics import improvement_over, interquartile_mean, interval_text, mean
+from benchmarks.learning.statistics import AGGREGATES, improvement_over, interquartile_mean, interval_text, mean
 from benchmarks.learning.tasks import TASKS
 from sb3_ezv2.zoo.curves import Curve, draw, new_figure
 
-COMPARABLE = ("dmc",)
-"""Groups whose tasks have scores of one range, so that means over tasks say something."""
+COMPARABLE = {"dmc": "", "atari": ", human-normalised"}
+"""Groups whose tasks have scores of one range, so that means over tasks say something, and what makes them so."""
 OUR_COLORS = ("tab:blue", "tab:gray", "tab:olive", "tab:cyan")
 COLORS = ("tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink")
 
@@ -66,13 +66,33 @@ def nearest(rows: Sequence[Published], name: str, algo: str, n_steps: int) -> Pu
     return min(same, key=lambda row: abs(row.frames - n_steps * TASKS[name].action_repeat), default=None)
 
 
+def in_range(name: str, scores: np.ndarray, published: Sequence[Published]) -> np.ndarray | None:
+    """Scores of a task as they are averaged over the tasks of its group, ``None`` if that is not possible.
+
+    Those of games become ``(score - random) / (human - random)``, with the published scores of both.
+    """
+    if TASKS[name].group != "atari":
+        return scores
+    ends = [nearest(published, name, algo, TASKS[name].n_steps) for algo in ("random", "human")]
+    if any(end is None for end in ends):
+        return None
+    low, high = (end.score for end in ends if end is not None)
+    return (scores - low) / (high - low)
+
+
+def comparable(group: str, scores: dict[str, np.ndarray], published: Sequence[Published]) -> list[np.ndarray]:
+    """Scores of all tasks of a group as they are averaged, those left out that cannot be."""
+    of_group = [in_range(name, each, published) for name, each in scores.items() if TASKS[name].group == group]
+    return [each for each in of_group if each is not None]
+
+
 def read_runs(folder: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """Stored runs of a folder that have an evaluation, by task and algorithm, in the order of the table of tasks.
 
     :raises ValueError: if there are none
     """
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for path in sorted(folder.glob("*/seed-*.json")):
+    for path in sorted(folder.glob("*/*seed-*.json")):
         run = json.loads(path.read_text(encoding="utf-8"))
         if run["task"] in TASKS and run["evaluations"]:
             found.setdefault((run["task"], run.get("algo", "ezv2")), []).append(run)
@@ -126,23 +146,23 @@ def table(folder: Path, published: Sequence[Published], rivals: Sequence[str]) -
         ]
         lines.append(f"| {name} | {algo} | {step:,}{unfinished} | {len(last)} | {' | '.join(cells)} |")
     for algo, of_algo in scores.items():
-        lines += _aggregates(algo, of_algo)
+        lines += _aggregates(algo, of_algo, published)
         for rival in rivals:
             lines += _against(algo, of_algo, rival, published)
     return "\n".join(lines) + "\n"
 
 
-def _aggregates(algo: str, scores: dict[str, tuple[int, np.ndarray]]) -> list[str]:
+def _aggregates(algo: str, scores: dict[str, tuple[int, np.ndarray]], published: Sequence[Published]) -> list[str]:
     lines = []
-    for group in COMPARABLE:
-        samples = [last for name, (_, last) in scores.items() if TASKS[name].group == group]
+    for group, how in COMPARABLE.items():
+        samples = comparable(group, {name: last for name, (_, last) in scores.items()}, published)
         if len(samples) > 1:
-            n_tasks = sum(task.group == group for task in TASKS.values())
+            n_tasks, digits = sum(task.group == group for task in TASKS.values()), 3 if how else 1
             parts = [
-                f"{label} {aggregate(*samples):.1f} ({interval_text(aggregate, samples, 1)})"
-                for label, aggregate in (("mean", mean), ("interquartile mean", interquartile_mean))
+                f"{label} {aggregate(*samples):.{digits}f} ({interval_text(aggregate, samples, digits)})"
+                for label, aggregate in AGGREGATES.items()
             ]
-            lines += ["", f"{algo}, {len(samples)} of {n_tasks} tasks of {group}: {', '.join(parts)}."]
+            lines += ["", f"{algo}, {len(samples)} of {n_tasks} tasks of {group}{how}: {', '.join(parts)}."]
     return lines
 
 
@@ -172,12 +192,12 @@ def _against(
     if len(found) > 1:
         lines += ["", f"Over these tasks the probability of improvement is {better(*samples):.2f} "]
         lines[-1] += f"({interval_text(better, samples, 2)})."
-    for group in COMPARABLE:
-        of_group = [i for i, name in enumerate(found) if TASKS[name].group == group]
-        if len(of_group) > 1:
-            lines += ["", f"Mean over its {len(of_group)} tasks of {group}: "]
-            ours = mean(*(samples[i] for i in of_group))
-            lines[-1] += f"{ours:.1f}, published {mean(*(theirs[i] for i in of_group)):.1f}."
+    for group, how in COMPARABLE.items():
+        ours, others = (comparable(group, dict(zip(found, each, strict=True)), published) for each in (samples, theirs))
+        if len(ours) > 1:
+            digits = 3 if how else 1
+            lines += ["", f"Mean over its {len(ours)} tasks of {group}{how}: "]
+            lines[-1] += f"{mean(*ours):.{digits}f}, published {mean(*others):.{digits}f}."
     return lines
 
 

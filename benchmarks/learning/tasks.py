@@ -13,6 +13,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 
 from benchmarks.learning import solvable
 from benchmarks.learning.pixel_tasks import Catch, CatchContinuous
+from sb3_ezv2.envs.atari import FRAME_SKIP, GAMES, AtariTraining, make_atari
 from sb3_ezv2.envs.dmc import make_dmc
 
 MINATAR_STEPS = 2_500
@@ -30,6 +31,8 @@ class Task(NamedTuple):
     normalised: bool = False  # whether VecNormalize stands around training
     published: str = ""  # its name in the tables of published scores, if it differs
     action_repeat: int = 1
+    n_stack: int = 1  # observations that VecFrameStack stacks
+    solved: float | None = None  # mean return at which it counts as solved
     asked: dict[int, float] = {}  # mean return to be reached, by step
 
 
@@ -75,11 +78,17 @@ def _minatar(name: str) -> gym.Env:
     return FlattenObservation(gym.make(f"MinAtar/{name}-v1", max_episode_steps=MINATAR_STEPS))
 
 
+def _atari(group: str, game: str, n_steps: int, eval_interval: int, **frames: int) -> Task:
+    """A game of Atari 100k in stacks of four frames; a step is a decision, and evaluations count full games."""
+    make_env = partial(make_atari, game, training=False, **frames)
+    return Task(group, make_env, n_steps, eval_interval, AtariTraining, action_repeat=FRAME_SKIP, n_stack=4)
+
+
 def _times(factor: float) -> Wrap:
     return lambda env: TransformReward(env, lambda reward: factor * float(reward))
 
 
-_CARTPOLE = _plain("classic", 10_000, 500, "CartPole-v1", asked={3_000: 475, 5_000: 475})
+_CARTPOLE = _plain("classic", 10_000, 500, "CartPole-v1", solved=475, asked={3_000: 475, 5_000: 475})
 _LOCOMOTION = ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Ant-v5", "Swimmer-v5", "Humanoid-v5")
 
 TASKS: dict[str, Task] = {
@@ -87,10 +96,10 @@ TASKS: dict[str, Task] = {
     "CartPole-v1-rewards-1e-3": _CARTPOLE["CartPole-v1"]._replace(training_wrapper=_times(1e-3)),
     "CartPole-v1-rewards-1e4": _CARTPOLE["CartPole-v1"]._replace(training_wrapper=_times(1e4)),
     "CartPole-v1-normalised": _CARTPOLE["CartPole-v1"]._replace(normalised=True),
-    **_plain("classic", 10_000, 1_000, "Acrobot-v1", asked={5_000: -100}),
-    **_plain("classic", 10_000, 1_000, "MountainCar-v0", asked={10_000: -130}),
-    **_plain("classic", 10_000, 500, "MountainCarContinuous-v0", asked={5_000: 90}),
-    **_plain("classic", 5_000, 1_000, "Pendulum-v1", asked={3_000: -200, 5_000: -160}),
+    **_plain("classic", 10_000, 1_000, "Acrobot-v1", solved=-100, asked={5_000: -100}),
+    **_plain("classic", 10_000, 1_000, "MountainCar-v0", solved=-110, asked={10_000: -130}),
+    **_plain("classic", 10_000, 500, "MountainCarContinuous-v0", solved=90, asked={5_000: 90}),
+    **_plain("classic", 5_000, 1_000, "Pendulum-v1", solved=-200, asked={3_000: -200, 5_000: -160}),
     **_plain("box2d", 80_000, 5_000, "LunarLander-v3", published="LunarLander-v2", asked={50_000: 200}),
     **{
         "LunarLanderContinuous-v3": Task(
@@ -144,6 +153,8 @@ TASKS: dict[str, Task] = {
         env_id.removeprefix("solvable/"): Task("solvable", partial(gym.make, env_id), 10_000, 1_000)
         for env_id in solvable.IDS
     },
+    **{game: _atari("atari", game, 100_000, 50_000) for game in GAMES},
+    "Pong-48": _atari("small atari", "Pong", 10_000, 5_000, screen_size=48),
     "catch": Task("pixels", Catch, 5_000, 500, asked={5_000: 0.95}),
     "catch-continuous": Task("pixels", CatchContinuous, 5_000, 500, asked={5_000: 0.9}),
 }

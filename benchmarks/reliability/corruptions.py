@@ -1,21 +1,24 @@
-"""Damaged models, replay buffers, policies and checkpoints: what loading makes of them.
+"""Damaged models, replay buffers, policies, checkpoints and runs: what loading and our commands make of them.
 
     python -m benchmarks.reliability.corruptions --corruptions 250
 
 Each damage is a flipped bit, a cut, a block of zeros or of random bytes, or an end put on. Loading and learning a few
 steps happen in a process of their own. *Refused* is a ``ValueError`` that names the file, *harmless* the same
 parameters as without the damage; all else is a fault: a crash of the process, an error that does not name the file, or
-parameters that differ.
+parameters that differ. Half of the damages are of all that ``ezv2-train`` writes, see
+:mod:`benchmarks.reliability.run_corruptions`.
 """
 
 import argparse
-import collections
 import random
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.records import RESULTS, new_record, write_record
+from benchmarks.reliability.run_corruptions import damage_runs
 from benchmarks.reliability.small_runs import fingerprint, in_a_child, new_env, new_model
 from sb3_ezv2 import EfficientZeroV2
 
@@ -54,13 +57,9 @@ def outcome(load: Callable[[], EfficientZeroV2], name: str) -> str:
     return fingerprint(model)
 
 
-def main() -> None:
-    """Damage, load and count."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--corruptions", type=int, default=250)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    generator, counts, n_faults = random.Random(arguments.seed), collections.Counter(), 0
+def damage_saved(n: int, generator: random.Random) -> tuple[Counter[str], int]:
+    """Damage what the methods of a model save, and count; the number of faults, too."""
+    counts, n_faults = Counter[str](), 0
     with tempfile.TemporaryDirectory() as name:
         whole, damaged = Path(name) / "whole", Path(name) / "damaged"
         model = new_model()
@@ -79,7 +78,7 @@ def main() -> None:
         expected = {
             kind: in_a_child(lambda load=load: outcome(lambda: load(whole), "-")) for kind, load in loads.items()
         }
-        for number in range(arguments.corruptions):
+        for number in range(n):
             file = files[number % len(files)]
             load = loads[kind_of.get(str(file), "checkpoint")]
             what, data = damage((whole / file).read_bytes(), generator)
@@ -94,9 +93,31 @@ def main() -> None:
                 print(f"{what} in {file.name}: {found[-600:]}", flush=True)
                 found = "silently accepted" if len(found) == 64 else found.split()[0]
             counts[f"{file.name}: {found}"] += 1
+    return counts, n_faults
+
+
+def main() -> None:
+    """Damage, load, count and store."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--corruptions", type=int, default=250)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=RESULTS / "reliability" / "corruptions.json", help="file to write")
+    arguments = parser.parse_args()
+    record = new_record("numpy", "stable-baselines3", "torch")
+    generator, half = random.Random(arguments.seed), arguments.corruptions // 2
+    counts, n_faults = damage_saved(arguments.corruptions - half, generator)
+    with tempfile.TemporaryDirectory() as name:
+        of_runs, more = damage_runs(half, damage, generator, Path(name))
+    counts.update(of_runs)
     for text, count in sorted(counts.items()):
         print(f"{count:5d}  {text}")
-    print(f"{arguments.corruptions} corruptions: {n_faults} with faults")
+    print(f"{arguments.corruptions} corruptions: {n_faults + more} with faults")
+    found = {
+        "corruptions": arguments.corruptions,
+        "with faults": n_faults + more,
+        "outcomes": dict(sorted(counts.items())),
+    }
+    write_record(arguments.out, record | found)
 
 
 if __name__ == "__main__":

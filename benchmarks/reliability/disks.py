@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from benchmarks.records import RESULTS, new_record, write_record
 from benchmarks.reliability.small_runs import new_env, new_model
 from sb3_ezv2 import EfficientZeroV2
 from sb3_ezv2.policies import PlanningPolicy
@@ -97,12 +98,14 @@ def faults(model: EfficientZeroV2, what: str, share: float) -> tuple[list[str], 
 
 
 def main() -> None:
-    """Fill disks and count."""
+    """Fill disks, count and store."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--disks", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=RESULTS / "reliability" / "disks.json", help="file to write")
     arguments = parser.parse_args()
-    generator, model, bad, made = random.Random(arguments.seed), new_model(), 0, set()
+    record = new_record("numpy", "stable-baselines3", "torch")
+    generator, model, bad, made = random.Random(arguments.seed), new_model(), 0, set[str]()
     names = list(kinds(model))
     for number in range(arguments.disks):
         what = names[number % len(names)]
@@ -112,6 +115,7 @@ def main() -> None:
         for fault in found:
             print(f"disk {number}, {what}: {fault}", flush=True)
     print(f"{arguments.disks} full disks ({', '.join(sorted(made))}): {bad} with faults")
+    write_record(arguments.out, record | {"disks": arguments.disks, "made by": sorted(made), "with faults": bad})
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
 Each process learns one step and saves everything, again and again, in one folder, until it is killed at a random
 moment. A kill counts as inside a save if the process had begun one and not finished it, which it writes to memory that
 it shares. Afterwards every file must load and be of one step, the newest checkpoint must be at least as new as the last
-one that was finished, and go on learning.
+one that was finished, and go on learning. One kill of three is of ``ezv2-train``, see
+:mod:`benchmarks.reliability.train_kills`.
 """
 
 import argparse
@@ -18,11 +19,14 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.records import RESULTS, new_record, write_record
 from benchmarks.reliability.small_runs import fingerprint, in_a_child, new_env, new_model
+from benchmarks.reliability.train_kills import kill_trainings
 from sb3_ezv2 import EfficientZeroV2
 from sb3_ezv2.checkpoints import find_checkpoint, read_manifest
 from sb3_ezv2.policies import PlanningPolicy
 
+PARTS = ("saving", "ezv2-train")
 IN_SAVE, STEP = slice(0, 1), slice(8, 16)
 
 
@@ -56,19 +60,14 @@ def faults(folder: Path, finished: int) -> str:
     return ""
 
 
-def main() -> None:
-    """Kill and count."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    generator = random.Random(arguments.seed)
+def kill_saves(n_kills: int, generator: random.Random) -> dict[str, int]:
+    """Kill processes that save on and on, and count."""
     model, shared = new_model(), mmap.mmap(-1, 16)
     inside, bad = 0, []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shared[STEP] = struct.pack("<Q", 0)
-        for number in range(arguments.kills):
+        for number in range(n_kills):
             if number:
                 model = EfficientZeroV2.load_checkpoint(folder / "checkpoints", new_env(), device="cpu")
             before = shared[STEP]
@@ -89,10 +88,31 @@ def main() -> None:
         model.save_checkpoint(folder / "checkpoints", keep=2)
         model.save_replay_buffer(folder / "buffer.pkl")
         left = sum(1 for path in folder.rglob(".*"))
-    print(
-        f"{arguments.kills} kills, {inside} of them inside a save: {len(bad)} with files destroyed, mixed or lost; "
-        f"{left} temporary files left, step {finished} reached"
-    )
+    return {
+        "kills": n_kills,
+        "inside a save": inside,
+        "with faults": len(bad),
+        "temporary files left": left,
+        "step reached": finished,
+    }
+
+
+def main() -> None:
+    """Kill, count and store."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=RESULTS / "reliability" / "kills.json", help="file to write")
+    arguments = parser.parse_args()
+    generator, n_trainings = random.Random(arguments.seed), arguments.kills // 3
+    record = new_record("numpy", "stable-baselines3", "torch")
+    record["saving"] = kill_saves(arguments.kills - n_trainings, generator)
+    print(record["saving"], flush=True)
+    record["ezv2-train"] = kill_trainings(n_trainings, generator)
+    print(record["ezv2-train"])
+    inside, bad = (sum(record[part][name] for part in PARTS) for name in ("inside a save", "with faults"))
+    print(f"{arguments.kills} kills, {inside} of them inside a save: {bad} with files destroyed, mixed or lost")
+    write_record(arguments.out, record)
 
 
 if __name__ == "__main__":

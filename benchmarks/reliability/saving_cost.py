@@ -19,6 +19,7 @@ from typing import BinaryIO
 import numpy as np
 from gymnasium import spaces
 
+from benchmarks.records import RESULTS, new_record, write_record
 from benchmarks.reliability.small_runs import in_a_child
 from benchmarks.speed.memory import peak_bytes
 from sb3_ezv2 import TrajectoryReplayBuffer
@@ -60,12 +61,14 @@ def measure(buffer: TrajectoryReplayBuffer, save: Callable[..., object], path: P
 
 
 def main() -> None:
-    """Save both ways in turn and print medians."""
+    """Save both ways in turn, print and store medians."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--transitions", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where to save for a moment; the system's by default")
+    parser.add_argument("--out", type=Path, default=RESULTS / "reliability" / "saving_cost.json", help="file to write")
     arguments = parser.parse_args()
+    record = new_record("numpy", "stable-baselines3")
     buffer = filled(arguments.transitions)
     ways: dict[str, Callable[..., object]] = {"pickle": as_pickle, "arrays": save_buffer}
     found: dict[str, list[list[float]]] = {name: [] for name in ways}
@@ -75,10 +78,13 @@ def main() -> None:
             for name, save in ways.items():
                 answer = in_a_child(lambda save=save: measure(buffer, save, path))
                 found[name].append([float(word) for word in answer.split()])
-        print(f"{arguments.transitions} transitions, file of {path.stat().st_size / 1e9:.3f} GB")
+        record |= {"transitions": arguments.transitions, "bytes": path.stat().st_size}
+        print(f"{arguments.transitions} transitions, file of {record['bytes'] / 1e9:.3f} GB")
     for name, values in found.items():
         seconds, synced, memory = (statistics.median(column) for column in zip(*values, strict=True))
         print(f"{name}: written in {seconds:.3f} s, fsync {synced:.3f} s, peak {memory / 1e6:+.1f} MB")
+        record[name] = {"seconds": seconds, "fsync seconds": synced, "peak bytes": memory}
+    write_record(arguments.out, record)
 
 
 if __name__ == "__main__":

@@ -22,16 +22,11 @@ from pathlib import Path
 
 from stable_baselines3.common.env_util import make_vec_env
 
+from benchmarks.records import RESULTS, new_record, write_record
+from benchmarks.reliability.small_trainings import SETTINGS
 from sb3_ezv2 import EfficientZeroV2, command_line
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = [
-    "learning_starts:40",
-    "n_simulations:4",
-    "batch_size:8",
-    "target_update_interval:50",
-    "policy_kwargs:dict(latent_dim=16,hidden_dim=16)",
-]
 ENDS = (
     (signal.SIGTERM,),
     (signal.SIGHUP,),
@@ -129,11 +124,13 @@ def faults_of_saved(folder: Path, run: Path, before: int) -> list[str]:
 
 
 def main() -> None:
-    """Run and count."""
+    """Run, count and store."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=RESULTS / "reliability" / "signals.json", help="file to write")
     options = parser.parse_args()
+    record = new_record("numpy", "stable-baselines3", "torch")
     generator, n_lost = random.Random(options.seed), 0
     for number in range(options.runs):
         ends = ENDS[number % len(ENDS)]
@@ -142,6 +139,7 @@ def main() -> None:
         n_lost += bool(found)
         print(f"{number + 1}. {' and '.join(end.name for end in ends)}: {'; '.join(found) or 'saved'}", flush=True)
     print(f"{options.runs} runs ended by signals: {n_lost} lost")
+    write_record(options.out, record | {"runs": options.runs, "lost": n_lost})
     raise SystemExit(n_lost > 0)
 
 

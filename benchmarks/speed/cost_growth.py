@@ -25,12 +25,13 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from benchmarks.records import RESULTS, new_record, write_record
 from benchmarks.speed.planners import dreamer, ours, td_mpc2
-from benchmarks.speed.search_cost import PROPRIO_NETWORK, take_turns
+from benchmarks.speed.search_cost import OBSERVATION, PROPRIO_NETWORK, take_turns
 from sb3_ezv2 import EfficientZeroV2
 
 RESULT = RESULTS / "cost_growth.json"
 PICTURE = Path(__file__).parent / "cost_growth.png"
-OBSERVATION_DIM, ACTION_DIM, WIDTH, N_SIMULATIONS = 24, 3, 128, 16
+ACTION_DIM, WIDTH, N_SIMULATIONS = 3, 128, 16
+OBSERVATION_DIM = OBSERVATION.shape[0]
 GRID: dict[str, tuple[int, ...]] = {
     "roots": (1, 4, 16, 64, 256, 1024),
     "simulations": (4, 8, 16, 32, 64, 128),
@@ -41,15 +42,20 @@ GRID: dict[str, tuple[int, ...]] = {
 
 
 class Noise(gym.Env):
-    """Random observations and rewards, so that the environment costs next to nothing."""
+    """Random observations and rewards, so that the environment costs next to nothing.
 
-    observation_space = spaces.Box(-1.0, 1.0, (OBSERVATION_DIM,))
+    :param action_space: any
+    :param observation_space: numbers between -1 and 1, or pictures of bytes
+    """
 
-    def __init__(self, action_dim: int) -> None:
-        self.action_space = spaces.Box(-1.0, 1.0, (action_dim,))
+    def __init__(self, action_space: spaces.Space, observation_space: spaces.Box = OBSERVATION) -> None:
+        self.action_space, self.observation_space = action_space, observation_space
 
     def _observe(self) -> np.ndarray:
-        return self.np_random.uniform(-1.0, 1.0, OBSERVATION_DIM).astype(np.float32)
+        shape = self.observation_space.shape
+        if self.observation_space.dtype == np.uint8:
+            return self.np_random.integers(0, 256, shape, np.uint8)
+        return self.np_random.uniform(-1.0, 1.0, shape).astype(np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode."""
@@ -66,11 +72,12 @@ class Noise(gym.Env):
 def new_model(quantity: str, size: int) -> EfficientZeroV2:
     """A model with one quantity of the grid changed, and 300 transitions."""
     width = size if quantity == "network width" else WIDTH
+    n_dims = size if quantity == "action dimensions" else ACTION_DIM
     env = make_vec_env(
         Noise,
         size if quantity == "environments" else 1,
         seed=0,
-        env_kwargs={"action_dim": size if quantity == "action dimensions" else ACTION_DIM},
+        env_kwargs={"action_space": spaces.Box(-1.0, 1.0, (n_dims,))},
     )
     model = EfficientZeroV2(
         "MlpPolicy",

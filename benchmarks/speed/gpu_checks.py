@@ -9,7 +9,7 @@ with a limit of its own, so that one that fails, hangs or crashes ends no other:
   full and in mixed precision, and how busy the GPU is;
 - ``modes``: the same search one operation after the other, as a CUDA graph, and with every mode of ``torch.compile``;
 - ``walker``: a run on walker walk at the paper's setting, and the minutes that 100,000 decisions would take;
-- ``breakout``: ``benchmarks.learning.atari_100k`` for the time that is left.
+- ``breakout``: one leg of the suite's game for the time that is left.
 
 ``--parts`` chooses some of them, or ``a`` (the first two), ``b`` (the next three), ``c`` and ``d``. The folder gets
 ``results.json``, rewritten whenever a part has found something, and ``output.txt`` with all that the parts print.

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 from unittest import mock
 
-import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
@@ -60,30 +59,9 @@ KINDS = {
 UPDATED = ("vectors, continuous", "images, discrete, value prefix")
 
 
-class Pictures(gym.Env):
-    """Random pictures; truncated after 100 steps.
-
-    :param action_space: any
-    """
-
-    observation_space = IMAGES
-
-    def __init__(self, action_space: spaces.Space = DISCRETE) -> None:
-        self.action_space = action_space
-
-    def _observe(self) -> np.ndarray:
-        return self.np_random.integers(0, 256, IMAGES.shape, np.uint8)
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode."""
-        super().reset(seed=seed)
-        self.step_number = 0
-        return self._observe(), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Whatever the action."""
-        self.step_number += 1
-        return self._observe(), float(self.np_random.uniform()), False, self.step_number == 100, {}
+def env_of(kind: Kind) -> Noise:
+    """An environment that costs next to nothing."""
+    return Noise(kind.action_space, IMAGES if kind.images else OBSERVATION)
 
 
 def check_everything(findings: Findings, given: Circumstances) -> None:
@@ -187,10 +165,9 @@ def compare(here: Plan, there: Plan) -> tuple[np.ndarray, float]:
 def batch_on_cpu(kind: Kind, given: Circumstances) -> tuple[EfficientZeroV2, TensorBatch, UpdateSettings]:
     """A model and a batch with its targets; nothing in the loss is drawn at random."""
     n, batch_size = (40, 4) if given.quick else (100, 16) if kind.images else (300, 256)
-    env: gym.Env = Pictures(kind.action_space) if kind.images else Noise(6)
     model = EfficientZeroV2(
         "CnnPolicy" if kind.images else "MlpPolicy",
-        env,
+        env_of(kind),
         seed=0,
         device="cpu",
         learning_starts=n,
@@ -217,6 +194,7 @@ def copies_on(device: th.device, model: EfficientZeroV2) -> ModelCopies:
         model.observation_space, model.action_space, lambda _: 1e-3, gamma=model.gamma, **model.policy_kwargs
     ).to(device)
     policy.load_state_dict(model.policy.state_dict())
+    policy.copies.seed(0)  # on the device
     return policy.copies
 
 

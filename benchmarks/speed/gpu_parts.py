@@ -135,21 +135,22 @@ def walker(findings: Findings, given: Circumstances) -> None:
 
 
 def breakout(findings: Findings, given: Circumstances) -> None:
-    """One leg of ``benchmarks.learning.atari_100k``; the rest of the time is for starting, compiling and saving."""
-    from benchmarks.learning.atari_100k import main
+    """One leg of a game of the suite; the rest of the time is for starting, compiling and saving."""
+    from benchmarks.learning.training import main
 
     def run() -> dict[str, Any]:
         folder = Path("/tmp") / f"gpu-checks-breakout-{os.getpid()}"
-        arguments = ["Breakout", "--device", str(given.device), "--leg-seconds", str(max(given.limit - 30.0, 1.0))]
+        arguments = ["Breakout", "--entry", "atari", "--device", str(given.device), "--checkpoints", str(folder)]
+        arguments += ["--leg-seconds", str(max(given.limit - 30.0, 1.0)), "--out", str(given.out)]
         if given.quick:
-            arguments += ["--decisions", "30", "--settings", QUICK_ATARI]
-        main([*arguments, "--folder", str(folder), "--results", str(given.out)])
+            arguments += ["--steps", "30", "--eval-interval", "30", "--episodes", "1", "--set", *QUICK_ATARI]
+        main(arguments)
         return {"curve": f"{given.out}/Breakout/seed-0.json"}
 
     findings.attempt("breakout", run)
 
 
-QUICK_ATARI = '{"learning_starts": 20, "batch_size": 4}'
+QUICK_ATARI = ("learning_starts=20", "batch_size=4")
 
 
 def correctness(findings: Findings, given: Circumstances) -> None:

@@ -8,19 +8,18 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
 from benchmarks.learning.tasks import TASKS
-from benchmarks.speed.cost_growth import Noise
+from benchmarks.learning.training import make_envs
 from benchmarks.speed.end_to_end import PAPER, Stopwatch
 from benchmarks.speed.gpu_correctness import (
     KINDS,
     Kind,
-    Pictures,
     as_on_a_gpu,
+    env_of,
     forget_compiled,
     new_network,
     observations_of,
@@ -204,11 +203,6 @@ def settings_of(kind: Kind, given: Circumstances) -> dict[str, Any]:
     return settings
 
 
-def env_of(kind: Kind) -> gym.Env:
-    """An environment that costs next to nothing."""
-    return Pictures() if kind.images else Noise(6)
-
-
 def new_model(kind: Kind, given: Circumstances, n_random: int, mixed_precision: bool, **more: Any) -> EfficientZeroV2:
     """A model on the device."""
     return EfficientZeroV2(
@@ -371,9 +365,7 @@ def _image_steps(given: Circumstances, n_random: int, mixed: bool, seconds: floa
 def _breakout() -> dict[str, Any]:
     """The game where it is installed, random pictures elsewhere."""
     try:
-        from benchmarks.learning.atari_100k import make_envs
-
-        return {"env": make_envs("Breakout", True, 1, 0)}
+        return {"env": make_envs(TASKS["Breakout"], 0, 1)[0]}
     except ImportError:
         return {}
 

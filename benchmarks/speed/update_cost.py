@@ -69,13 +69,13 @@ def every_step_loss(model: EfficientZeroModel, batch: TensorBatch, coefficients:
     for k in range(n_steps + 1):
         rewards, values, policies = model.heads(latents)
         value_targets = model.value_support.encode(batch.values[:, k], scale)
-        total = total + coefficients.value * categorical_loss(values, value_targets) * batch.value_mask[:, k]
+        total = total + coefficients.value * categorical_loss(values, value_targets)
         fit = kind.log_likelihood(policies, batch.policy_actions[:, k], batch.policy_weights[:, k])
         bonus = coefficients.entropy * kind.entropy(policies)
         total = total - (coefficients.policy * fit + bonus) * batch.policy_mask[:, k]
         if k > 0:
             reward_targets = model.reward_support.encode(batch.rewards[:, k - 1], scale)
-            wrong = categorical_loss(rewards, reward_targets) * batch.reward_mask[:, k - 1]
+            wrong = categorical_loss(rewards, reward_targets)
             with th.no_grad():
                 seen = model.projection(model.represent({key: o[:, k] for key, o in batch.observations.items()}))
             alike = F.cosine_similarity(model.prediction(model.projection(latents)), seen, dim=-1)

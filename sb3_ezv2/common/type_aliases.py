@@ -95,10 +95,8 @@ class TrajectoryBatch(NamedTuple):
 
 
 class Masks(NamedTuple):
-    """Which terms of a sample's loss count, as 0 or 1."""
+    """Which terms of a sample's loss count, as 0 or 1; those of rewards and values always do."""
 
-    rewards: np.ndarray  # [batch, unroll] float32, transition k -> k + 1
-    values: np.ndarray  # [batch, unroll + 1] float32
     policies: np.ndarray  # [batch, unroll + 1] float32
     consistency: np.ndarray  # [batch, unroll] float32, state k + 1
 

@@ -30,8 +30,6 @@ class TensorBatch(NamedTuple):
     values: th.Tensor  # [batch, unroll + 1]
     policy_actions: th.Tensor  # [batch, unroll + 1, n_targets, *target_shape]
     policy_weights: th.Tensor  # [batch, unroll + 1, n_targets]
-    reward_mask: th.Tensor  # [batch, unroll]
-    value_mask: th.Tensor  # [batch, unroll + 1]
     policy_mask: th.Tensor  # [batch, unroll + 1]
     consistency_mask: th.Tensor  # [batch, unroll]
 
@@ -131,27 +129,24 @@ def unroll_loss(
     terms = {
         "reward": categorical_loss(rewards.used(reward_logits), rewards.encode(batch.rewards, scale)),
         "value": categorical_loss(value_logits, value_targets),
-        "policy": -actions.log_likelihood(policies, batch.policy_actions, batch.policy_weights),
-        "consistency": consistency,
-        "entropy": -actions.entropy(policies, generator),
+        "policy": -actions.log_likelihood(policies, batch.policy_actions, batch.policy_weights) * batch.policy_mask,
+        "consistency": consistency * batch.consistency_mask,
+        "entropy": -actions.entropy(policies, generator) * batch.policy_mask,
     }
-    masks = {
-        "reward": batch.reward_mask,
-        "value": batch.value_mask,
-        "policy": batch.policy_mask,
-        "consistency": batch.consistency_mask,
-        "entropy": batch.policy_mask,
-    }
-    assert terms.keys() == masks.keys() == coefficients._asdict().keys()
-    per_sample = sum(
-        coefficient * (terms[name] * masks[name]).sum(1) for name, coefficient in coefficients._asdict().items()
-    )
+    assert terms.keys() == coefficients._asdict().keys()
+    per_sample = sum(coefficient * terms[name].sum(1) for name, coefficient in coefficients._asdict().items())
     assert isinstance(per_sample, th.Tensor)
     total = (batch.weights * per_sample).mean() / n_steps
 
     with th.no_grad():
         priorities = model.value_distance(values.decode(value_logits[:, 0], scale), batch.values[:, 0])
-        logs = {f"{name}_loss": (terms[name] * masks[name]).sum() / masks[name].sum().clamp(min=1.0) for name in terms}
+        n_policies = batch.policy_mask.sum().clamp(min=1.0)
+        counts = {
+            "policy": n_policies,
+            "consistency": batch.consistency_mask.sum().clamp(min=1.0),
+            "entropy": n_policies,
+        }
+        logs = {f"{name}_loss": term.sum() / counts.get(name, term.numel()) for name, term in terms.items()}
         logs["value_target_outside_rate"] = values.outside(batch.values, scale).float().mean()
         logs["reward_outside_rate"] = rewards.outside(batch.rewards, scale).float().mean()
     return LossOutput(total, priorities, logs)

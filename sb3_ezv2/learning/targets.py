@@ -75,19 +75,17 @@ def value_prefixes(rewards: np.ndarray, horizon: int) -> np.ndarray:
 
 
 def loss_masks(n_ahead: np.ndarray, unroll: int) -> Masks:
-    """Which terms count around the end of an episode.
+    """Which terms count around the end of an episode: policy and consistency as far as there are observations.
 
-    Past a terminal state the model is absorbing: reward 0 and value 0 are trained there. Past any other last
-    observation (of a truncated episode, or the newest one of a stream) it goes on as it does from the observation
-    itself. Policy and consistency count as far as there are observations.
+    Reward and value always do. Past a terminal state the model is absorbing: reward 0 and value 0 are trained there.
+    Past any other last observation (of a truncated episode, or the newest one of a stream) it goes on as it does from
+    the observation itself.
 
     :param n_ahead: transitions that follow the sampled position ``[batch]``
     :param unroll: dynamics steps of the loss
     """
     has_successor = np.arange(unroll + 1) < n_ahead[:, None]
     return Masks(
-        rewards=np.ones((len(n_ahead), unroll), np.float32),
-        values=np.ones((len(n_ahead), unroll + 1), np.float32),
         policies=has_successor.astype(np.float32),
         consistency=has_successor[:, :-1].astype(np.float32),
     )

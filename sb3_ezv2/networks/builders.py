@@ -20,40 +20,61 @@ from sb3_ezv2.networks.model import (
     reward_support,
     value_support,
 )
+from sb3_ezv2.networks.supports import Support
 from sb3_ezv2.networks.value_prefix import ValuePrefix
 
 SIZE, DEPTH = Whole(1, 2**16), Whole(1, 1_000)
 
 
 @dataclass(frozen=True)
-class VectorNetwork(ArgumentGroup):
-    """Sizes of the network for vectors.
+class NetworkArguments(ArgumentGroup):
+    """What the networks for vectors and for images have in common.
 
-    :param latent_dim: size of the latent state
-    :param hidden_dim: hidden size of the residual blocks and heads
-    :param n_blocks: residual blocks of the representation and of the dynamics each
-    :param projection_dim: hidden size of the consistency projection
     :param value_prefix: whether sums of rewards are predicted instead of single rewards, see
-        :mod:`sb3_ezv2.networks.value_prefix`; searches are slower then, because torch evaluates the network
+        :mod:`sb3_ezv2.networks.value_prefix`; searches of vectors are slower then, because torch
+        evaluates the network
     :param lstm_dim: size of the LSTM that reads the value prefix
     :param prefix_horizon: steps after which the value prefix begins again
     :param transformed_support: whether rewards and values are read as in release 0.1, in whose models this is set, see
         :class:`~sb3_ezv2.networks.supports.TransformedSupport`
     """
 
-    latent_dim: Annotated[int, SIZE] = 128
-    hidden_dim: Annotated[int, SIZE] = 128
-    n_blocks: Annotated[int, DEPTH] = 1
-    projection_dim: Annotated[int, SIZE] = 256
     value_prefix: Annotated[bool, switch] = False
     lstm_dim: Annotated[int, SIZE] = 512
     prefix_horizon: Annotated[int, DEPTH] = 5
     transformed_support: Annotated[bool, switch] = False
 
+    def outputs(self, action_kind: ActionKind, discount: float) -> tuple[Support, Support, tuple[int | None, ...]]:
+        """Supports of rewards and of values, and output sizes of the heads for rewards, values and policies.
+
+        :param action_kind: of the policies
+        :param discount: of one step
+        """
+        rewards = reward_support(self.prefix_horizon if self.value_prefix else 1, self.transformed_support)
+        values = value_support(discount, self.transformed_support)
+        # A value prefix reads the features of the first head itself.
+        return rewards, values, (None if self.value_prefix else rewards.n_bins, values.n_bins, action_kind.output_dim)
+
 
 @dataclass(frozen=True)
-class ImageNetwork(ArgumentGroup):
-    """Sizes of the network for images.
+class VectorNetwork(NetworkArguments):
+    """Sizes of the network for vectors, besides those of every network.
+
+    :param latent_dim: size of the latent state
+    :param hidden_dim: hidden size of the residual blocks and heads
+    :param n_blocks: residual blocks of the representation and of the dynamics each
+    :param projection_dim: hidden size of the consistency projection
+    """
+
+    latent_dim: Annotated[int, SIZE] = 128
+    hidden_dim: Annotated[int, SIZE] = 128
+    n_blocks: Annotated[int, DEPTH] = 1
+    projection_dim: Annotated[int, SIZE] = 256
+
+
+@dataclass(frozen=True)
+class ImageNetwork(NetworkArguments):
+    """Sizes of the network for images, besides those of every network.
 
     :param stem_channels: channels of the first, larger feature maps
     :param latent_channels: channels of the latent state
@@ -65,12 +86,6 @@ class ImageNetwork(ArgumentGroup):
     :param normalize_images: whether pixels are bytes, to be divided by 255, as in every policy of SB3
     :param augment: whether the losses see images shifted by up to 4 pixels and with a changed intensity, see
         :mod:`sb3_ezv2.networks.augmentation`
-    :param value_prefix: whether sums of rewards are predicted instead of single rewards, see
-        :mod:`sb3_ezv2.networks.value_prefix`
-    :param lstm_dim: size of the LSTM that reads the value prefix
-    :param prefix_horizon: steps after which the value prefix begins again
-    :param transformed_support: whether rewards and values are read as in release 0.1, in whose models this is set, see
-        :class:`~sb3_ezv2.networks.supports.TransformedSupport`
     """
 
     stem_channels: Annotated[int, SIZE] = 32
@@ -82,10 +97,6 @@ class ImageNetwork(ArgumentGroup):
     prediction_dim: Annotated[int, SIZE] = 256
     normalize_images: Annotated[bool, switch] = True
     augment: Annotated[bool, switch] = True
-    value_prefix: Annotated[bool, switch] = False
-    lstm_dim: Annotated[int, SIZE] = 512
-    prefix_horizon: Annotated[int, DEPTH] = 5
-    transformed_support: Annotated[bool, switch] = False
 
 
 def vector_model(
@@ -102,10 +113,7 @@ def vector_model(
     :param sizes: of the network
     """
     observation_dim = flat_size(observation_space)
-    rewards = reward_support(sizes.prefix_horizon if sizes.value_prefix else 1, sizes.transformed_support)
-    values = value_support(discount, sizes.transformed_support)
-    # A value prefix reads the features of the first head itself.
-    outputs = (None if sizes.value_prefix else rewards.n_bins, values.n_bins, action_kind.output_dim)
+    rewards, values, outputs = sizes.outputs(action_kind, discount)
     norm = nn.LayerNorm(sizes.lstm_dim)
     parts = ModelParts(
         representation=MlpRepresentation(observation_dim, sizes.latent_dim, sizes.hidden_dim, sizes.n_blocks),
@@ -156,10 +164,7 @@ def image_model(
     if hidden_dim is None:
         hidden_dim = action_kind.image_hidden_dim
     n_features = sizes.head_channels * height * width
-    rewards = reward_support(sizes.prefix_horizon if sizes.value_prefix else 1, sizes.transformed_support)
-    values = value_support(discount, sizes.transformed_support)
-    # A value prefix reads the features of the first head itself.
-    outputs = (None if sizes.value_prefix else rewards.n_bins, values.n_bins, action_kind.output_dim)
+    rewards, values, outputs = sizes.outputs(action_kind, discount)
     norm = nn.BatchNorm1d(sizes.lstm_dim)
     parts = ModelParts(
         representation=ConvRepresentation(

@@ -9,7 +9,7 @@ import torch as th
 import torch.nn.functional as F
 from torch import nn
 
-from sb3_ezv2.networks.layers import HeadOutputs
+from sb3_ezv2.networks.layers import start_at_zero
 
 SMALL_IMAGE = 64
 """Images with a side shorter than this are pooled once instead of twice, so that their latent state keeps 4 positions
@@ -136,7 +136,7 @@ class ConvDynamics(nn.Module):
         return self.block(th.relu(latents + self.combine(th.cat([latents, planes], dim=1))))
 
 
-class SpatialHeads(HeadOutputs):
+class SpatialHeads(nn.Module):
     """Several heads on a common residual block: 1 x 1 convolution, hidden layer, output layer that starts at zero.
 
     The convolutions of all heads are one, so that several heads cost little more than one.
@@ -170,7 +170,7 @@ class SpatialHeads(HeadOutputs):
             for n in output_dims
         )
         self.outputs = nn.ModuleList(nn.Identity() if n is None else nn.Linear(hidden_dim, n) for n in output_dims)
-        self.reset_outputs(range(len(output_dims)))
+        start_at_zero(self.outputs)
 
     def one(self, x: th.Tensor, index: int) -> th.Tensor:
         """``[..., channels, height, width]`` to the output of one head."""

@@ -1,7 +1,5 @@
 """Building blocks of the networks for vectors."""
 
-from collections.abc import Iterable
-
 import torch as th
 import torch.nn.functional as F
 from torch import nn
@@ -25,24 +23,17 @@ class ResidualBlock(nn.Module):
         return x + self.contract(th.relu(self.expand(self.norm(x))))
 
 
-class HeadOutputs(nn.Module):
-    """Heads of a network, each with an output layer that starts at zero.
+def start_at_zero(outputs: nn.Module) -> None:
+    """Let output layers give zeros.
 
-    Starting at zero makes the first prediction of a categorical head the middle of its support, which is the value 0,
-    and the first policy uniform (or of mean 0). A head without an output layer gives its features, for a network of
-    its own to read.
+    This makes the first prediction of a categorical head the middle of its support, which is the value 0, and the
+    first policy uniform (or of mean 0).
     """
-
-    outputs: nn.ModuleList
-
-    def reset_outputs(self, indices: Iterable[int]) -> None:
-        """Let these heads predict zeros again."""
-        for index in indices:
-            for parameter in self.outputs[index].parameters():
-                nn.init.zeros_(parameter)
+    for parameter in outputs.parameters():
+        nn.init.zeros_(parameter)
 
 
-class Heads(HeadOutputs):
+class Heads(nn.Module):
     """Several heads with one hidden layer each on a common LayerNorm; the output layers start at zero.
 
     The hidden layers are one matrix, so that several heads cost little more than one.
@@ -59,7 +50,7 @@ class Heads(HeadOutputs):
         self.norm = nn.LayerNorm(dim)
         self.hidden = nn.Linear(dim, hidden_dim * len(output_dims))
         self.outputs = nn.ModuleList(nn.Identity() if n is None else nn.Linear(hidden_dim, n) for n in output_dims)
-        self.reset_outputs(range(len(output_dims)))
+        start_at_zero(self.outputs)
 
     def one(self, x: th.Tensor, index: int) -> th.Tensor:
         """``[..., dim]`` to the output of one head."""

@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch as th
 from torch import nn
 
+from sb3_ezv2.networks.layers import start_at_zero
+
 
 class ValuePrefix(nn.Module):
     """Undiscounted sums of rewards from features of latent states; the sum begins again every ``horizon`` steps.
@@ -35,12 +37,7 @@ class ValuePrefix(nn.Module):
         self.cell = nn.LSTMCell(n_inputs, lstm_dim)
         self.hidden = nn.Sequential(norm, nn.ReLU(), nn.Linear(lstm_dim, hidden_dim), nn.ReLU())
         self.output = nn.Linear(hidden_dim, n_bins)
-        self.reset_output()
-
-    def reset_output(self) -> None:
-        """Let every prefix be zero again."""
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
+        start_at_zero(self.output)
 
     def forward(self, features: th.Tensor) -> th.Tensor:
         """Unroll: ``[batch, n_steps, n_inputs]`` of states 1 to ``n_steps`` to logits ``[batch, n_steps, n_bins]``."""

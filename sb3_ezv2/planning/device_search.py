@@ -256,7 +256,8 @@ def draw_on_device(model: EfficientZeroModel, n: int, n_simulations: int, rng: n
     generator = th.Generator(device).manual_seed(int(rng.integers(2**62)))
     gumbel = th.zeros(n, kind.n_candidates, device=device)
     if kind.gumbel:
-        gumbel = -gumbel.exponential_(generator=generator).log()
+        # An exponential draw may be exactly 0, whose logarithm is infinite.
+        gumbel = -gumbel.exponential_(generator=generator).clamp(min=th.finfo(gumbel.dtype).tiny).log()
 
     def normal(*shape: int) -> th.Tensor:
         return th.randn(*shape, kind.noise_dim, generator=generator, device=device)

@@ -129,6 +129,12 @@ def joined_curve(line: Sequence[tuple[Path, int]], options: argparse.Namespace, 
     return whole
 
 
+def files_of(run: Path, options: argparse.Namespace) -> str:
+    """Files that a curve comes from."""
+    pattern = "evaluations.npz" if options.y_axis == "evaluation" else "*.monitor.csv"
+    return ", ".join(map(str, sorted(run.glob(pattern))))
+
+
 def stored_curve(run: Path, options: argparse.Namespace) -> Curve | None:
     """Curve of one run, ``None`` if it has none; that of damaged files is left out and named."""
     try:
@@ -139,13 +145,13 @@ def stored_curve(run: Path, options: argparse.Namespace) -> Curve | None:
         if curve is not None:
             curve = curve._replace(x=np.asarray(curve.x, dtype=float), returns=np.asarray(curve.returns, dtype=float))
     except Exception as error:  # whatever numpy, zipfile or pandas make of damaged files
-        print(f"{run} is left out, its returns are damaged: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"{files_of(run, options)} is left out as damaged: {type(error).__name__}: {error}", file=sys.stderr)
         return None
     if curve is None or len(curve.x) == 0:
         return None
     shapes_fit = curve.x.shape == curve.returns.shape and curve.x.ndim == 1
     if not (shapes_fit and np.isfinite(curve.x).all() and np.isfinite(curve.returns).all()):
-        print(f"{run} is left out, its returns are damaged: they are not finite numbers", file=sys.stderr)
+        print(f"{files_of(run, options)} is left out as damaged: it has no finite numbers", file=sys.stderr)
         return None
     return curve
 

@@ -61,11 +61,9 @@ def find_origin(path: str, env_id: str) -> Origin:
     if (place / MANIFEST).is_file():
         return Origin(_run_of(place / MODEL), place / MODEL)
     run = place.parent if place.is_file() or place.name == CHECKPOINTS else place
-    newest = next(
-        (found for found in reversed(checkpoints_in(run / CHECKPOINTS)) if _steps_in(found) is not None), None
-    )
+    newest, steps = _newest(run / CHECKPOINTS)
     model = run / name
-    if newest is not None and (not model.is_file() or (_steps_of(model) or 0) <= (_steps_in(newest) or 0)):
+    if newest is not None and (not model.is_file() or (_steps_of(model) or 0) <= steps):
         return Origin(run, newest / MODEL)
     if model.is_file():
         return Origin(run, model)
@@ -106,11 +104,14 @@ def _run_of(model: Path) -> Path:
     return checkpoint.parent.parent if checkpoint.absolute().parent.name == CHECKPOINTS else checkpoint.parent
 
 
-def _steps_in(checkpoint: Path) -> int | None:
-    try:
-        return int(read_manifest(checkpoint)["num_timesteps"])
-    except ValueError:
-        return None
+def _newest(folder: Path) -> tuple[Path | None, int]:
+    """The newest checkpoint that says what it is, and its steps; those that do not are told."""
+    for checkpoint in reversed(checkpoints_in(folder)):
+        try:
+            return checkpoint, int(read_manifest(checkpoint)["num_timesteps"])
+        except ValueError as error:
+            print(f"Not used: {error}", file=sys.stderr)
+    return None, 0
 
 
 def _steps_of(model: Path) -> int | None:

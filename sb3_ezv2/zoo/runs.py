@@ -1,5 +1,6 @@
 """Folders of runs: each belongs to one run alone, and says which run it goes on with."""
 
+import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ import yaml
 from sb3_ezv2.common.files import write_text
 
 RECORD = "run.yml"
+SUMS = "sha256"
+"""Entry of a record with the checksums of the run's settings."""
 
 
 class Record(NamedTuple):
@@ -39,16 +42,55 @@ def create_folder(first: Path, number: int, suffix: str = "") -> Path:
 
 
 def write_record(run: Path, before: Path | None, first_step: int) -> Record:
-    """Note in a run's folder who it is.
+    """Note in a run's folder who it is, and what its settings are.
 
-    :param run: its folder
+    :param run: its folder; in a folder within are the settings
     :param before: folder of the run that it goes on with
     :param first_step: environment steps before it
     """
     parent = read_record(before).id if before is not None else None
     record = Record(str(uuid.uuid4()), parent, first_step)
-    write_text(run / RECORD, yaml.safe_dump(record._asdict()))
+    sums = {path.relative_to(run).as_posix(): _sha256(path) for path in sorted(run.glob("*/*.yml"))}
+    write_text(run / RECORD, yaml.safe_dump(record._asdict() | {SUMS: sums}))
     return record
+
+
+def check_unchanged(run: Path) -> None:
+    """Refuse settings that are not those that a run began with: one changed number would train something else.
+
+    :param run: its folder; one without a record, or whose record is of an earlier version, has no checksums
+    :raises ValueError: naming the file
+    """
+    if not (run / RECORD).is_file():
+        return
+    sums = _read(run / RECORD).get(SUMS) or {}
+    if not isinstance(sums, Mapping):
+        raise ValueError(f"{run / RECORD} is damaged: {SUMS} must hold checksums by file")
+    for name, expected in sums.items():
+        path = run / str(name)
+        if path.is_file() and _sha256(path) != expected:
+            raise ValueError(
+                f"{path} is damaged: it is not what the run wrote. Other settings are given with -params or -c; if you "
+                f"changed it yourself, remove its checksum from {run / RECORD}"
+            )
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """What a record holds.
+
+    :raises ValueError: if it is damaged
+    """
+    try:
+        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+    if not isinstance(stored, Mapping):
+        raise ValueError(f"{path} is damaged: it must hold who a run is")
+    return stored
 
 
 def read_record(run: Path) -> Record:
@@ -59,10 +101,10 @@ def read_record(run: Path) -> Record:
     path = run / RECORD
     if not path.is_file():
         return Record(str(run.resolve()), None, 0)
+    stored = _read(path)
     try:
-        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
         return Record(str(stored["id"]), stored["parent"] and str(stored["parent"]), int(stored["first_step"]))
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {' '.join(str(error).split())}") from error
 
 

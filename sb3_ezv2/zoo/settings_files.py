@@ -16,6 +16,8 @@ import gymnasium as gym
 import yaml
 from stable_baselines3.common.vec_env import VecEnvWrapper
 
+from sb3_ezv2.zoo.runs import check_unchanged
+
 TAG = "tag:yaml.org,2002:python/"
 FUNCTIONS_FROM = {"gymnasium", "rl_zoo3", "sb3_ezv2", "stable_baselines3"}
 """Packages whose functions may wrap an environment; from others, classes of wrappers only."""
@@ -113,6 +115,7 @@ def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     :param folder: the one with ``args.yml`` and ``config.yml``
     :raises ValueError: if they are damaged, or hold what would have to be run
     """
+    check_unchanged(folder.parent)
     config, args = folder / "config.yml", folder / "args.yml"
     hyperparams = read_settings(config) if config.is_file() else {}
     for name in EVALUATED:

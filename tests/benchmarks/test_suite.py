@@ -33,6 +33,13 @@ def store(folder: Path, task: str, seed: int, last: float, algo: str = "ezv2") -
 # -- tasks -------------------------------------------------------------------------------------------------------------
 
 
+def test_the_published_games_are_those_of_the_table():
+    rows = read_published([PUBLISHED / "atari_100k.csv"])
+    games = {name for name, task in TASKS.items() if task.group == "atari"}
+    assert len(games) == 26 and len(rows) == 3 * 26
+    assert {(row.task, row.algo) for row in rows} == {(g, algo) for g in games for algo in ("random", "human", "ezv2")}
+
+
 def test_the_table_has_the_papers_tasks_and_no_settings():
     of_the_paper = {task.published for task in TASKS.values() if task.group == "dmc"}
     table_2 = [row for row in read_published([PUBLISHED / "dmc_proprio.csv"]) if "Table 2" in row.source]
@@ -120,6 +127,33 @@ def test_runs_are_stored_once(tmp_path, capsys):
     assert (tmp_path / "Corridor-v0" / "seed-4.json").stat().st_mtime_ns == before
     with pytest.raises(SystemExit, match="other settings"):
         suite.main([*command[:-1], "policy_kwargs.latent_dim=8"])
+
+
+def parameters(path: Path) -> list[np.ndarray]:
+    """Of a stored agent."""
+    policy = sb3_ezv2.EfficientZeroV2.load(path, device="cpu").policy
+    return [value.numpy() for value in policy.state_dict().values()]
+
+
+def test_a_run_in_legs_is_the_run_that_was_not_stopped(tmp_path):
+    command = ["Corridor-v0", "--seed", "3", *SHORT, "--last-episodes", "2"]
+    whole, legs = ([*command, "--out", str(tmp_path / name), "--agents", str(tmp_path / name)] for name in "ab")
+    training.main([*whole, *TINY])
+    legs += ["--checkpoints", str(tmp_path / "checkpoints")]
+    for limit in (["--leg-seconds", "0"], ["--leg-seconds", "0"], []):
+        training.main([*legs, *limit, *TINY])
+    records = [json.loads((tmp_path / name / "Corridor-v0" / "seed-3.json").read_text()) for name in "ab"]
+    assert [leg["to"] for leg in records[1]["legs"]] == [1, 2, 30]
+    expected, found = ([each["returns"] for each in (*record["evaluations"], record["last"])] for record in records)
+    assert found == expected
+    assert all(record["complete"] and record["seconds"] > 0 for record in records)
+    expected, found = (parameters(tmp_path / name / "Corridor-v0" / "seed-3.zip") for name in "ab")
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    with pytest.raises(ValueError, match="--leg-seconds needs --checkpoints"):
+        training.main([*command, "--out", str(tmp_path / "c"), "--leg-seconds", "1", *TINY])
+    with pytest.raises(ValueError, match="not --algo dqn"):
+        training.main([*command, "--out", str(tmp_path / "c"), "--checkpoints", "c", "--algo", "dqn"])
 
 
 def test_a_failed_run_is_told(tmp_path, capsys):
@@ -213,6 +247,18 @@ def test_the_table_compares_with_what_is_published(tmp_path, capsys):
         "walker-walk",
         "cartpole-swingup",
     }
+
+
+def test_scores_of_games_are_human_normalised(tmp_path, capsys):
+    for task, last in {"Pong": 14.6, "Boxing": 6.1}.items():  # a human, and half of the way to one
+        store(tmp_path, task, 0, last)
+    suite.main(["table", "--out", str(tmp_path), "--against", str(PUBLISHED / "atari_100k.csv")])
+    lines = capsys.readouterr().out.splitlines()
+    normalised = "ezv2, 2 of 26 tasks of atari, human-normalised: mean 0.750 (one seed), median 0.750 (one seed), "
+    assert any(line.startswith(normalised) for line in lines)
+    assert "Mean over its 2 tasks of atari, human-normalised: 0.750, published 3.709." in lines
+    suite.main(["table", "--out", str(tmp_path)])
+    assert "human-normalised" not in capsys.readouterr().out  # without the scores of a human
 
 
 def test_what_cannot_be_compared_is_told(tmp_path):

@@ -12,7 +12,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecFrameStack
 
-from benchmarks.learning import atari_100k, atari_table
+from benchmarks.learning import training
+from benchmarks.learning.tasks import TASKS
 from sb3_ezv2 import EfficientZeroV2
 from sb3_ezv2.envs import atari
 from sb3_ezv2.envs.atari import GAMES, AtariFrames, make_atari
@@ -226,58 +227,34 @@ def test_both_returns_in_the_picture_of_a_run_are_over_decisions(tmp_path, monke
     np.testing.assert_array_equal(drawn[0].x, [100, 200, 300])
 
 
-# -- the table ---------------------------------------------------------------------------------------------------------
+# -- the suite ---------------------------------------------------------------------------------------------------------
 
 
-def test_normalised_scores():
-    np.testing.assert_allclose(atari_table.normalised("Boxing", np.array([0.1, 12.1, 6.1])), [0.0, 1.0, 0.5])
-
-
-def test_a_game_in_legs_ends_in_the_table(short_games, tmp_path):
+def test_a_game_in_legs(short_games, tmp_path):
+    words = [f"{name}={value}" for name, value in TINY.items() if name != "policy_kwargs"]
+    words += [f"policy_kwargs.{name}={value}" for name, value in TINY["policy_kwargs"].items()]
     command = [
-        "Freeway", "--decisions", "60", "--leg-seconds", "0", "--device", "cpu", "--eval-episodes", "1",
-        "--folder", str(tmp_path / "run"), "--results", str(tmp_path / "results"), "--settings", json.dumps(TINY),
+        "Freeway", "--steps", "60", "--eval-interval", "60", "--episodes", "1", "--entry", "atari", "--out",
+        str(tmp_path / "runs"), "--checkpoints", str(tmp_path / "checkpoints"), "--set", *words,
     ]  # fmt: skip
-    path = tmp_path / "results" / "Freeway" / "seed-0.json"
-    atari_100k.main(command)
-    assert json.loads(path.read_text())["legs"][0]["to"] == 1
-    assert atari_table.table(atari_table.stored_scores(tmp_path / "results")) == "No run is stored yet.\n"
-    command[4] = "600"
-    atari_100k.main(command)
+    path = tmp_path / "runs" / "Freeway" / "seed-0.json"
+    training.main([*command[: -len(words) - 1], "--leg-seconds", "0", *command[-len(words) - 1 :]])
     record = json.loads(path.read_text())
-    assert [(leg["from"], leg["to"]) for leg in record["legs"]] == [(0, 1), (1, 60)]
-    assert "evaluation" not in record
-    atari_100k.main(command)
+    assert not record["complete"] and record["legs"][0]["to"] == 1 and record["evaluations"] == []
+    training.main(command)
     record = json.loads(path.read_text())
-    assert len(record["legs"]) == 2 and record["evaluation"]["decision"] == 60
-    score = record["evaluation"]["returns"][0]
-    table = atari_table.table(atari_table.stored_scores(tmp_path / "results"))
-    assert f"| Freeway | 0 | 29.6 | 0 | {score:.1f} (1) | {score / 29.6:.3f} |" in table
-    assert f"| mean | {score / 29.6:.3f} | one seed | 0.000 |" in table
+    assert record["complete"] and [(leg["from"], leg["to"]) for leg in record["legs"]] == [(0, 1), (1, 60)]
+    assert record["evaluations"][0]["step"] == 60 and 190 <= record["evaluations"][0]["lengths"][0] <= 200
+    (checkpoint,) = (tmp_path / "checkpoints" / "Freeway" / "seed-0").iterdir()
+    model = EfficientZeroV2.load(checkpoint / "model.zip", device="cpu")
+    assert model.gamma == 0.988 and model.batch_size == 8  # of the entry, and given
+    assert model.policy_kwargs["value_prefix"] and model.policy_kwargs["latent_channels"] == 4
 
 
-def test_a_leg_that_was_killed_while_it_saved_is_made_again(short_games, tmp_path):
-    command = [
-        "Freeway", "--decisions", "40", "--leg-seconds", "0", "--device", "cpu", "--folder", str(tmp_path / "run"),
-        "--results", str(tmp_path / "results"), "--settings", json.dumps(TINY),
-    ]  # fmt: skip
-    path = tmp_path / "results" / "Freeway" / "seed-0.json"
-    atari_100k.main(command)
-    assert [folder.name for folder in (tmp_path / "run").iterdir()] == ["leg-1"]
-    (tmp_path / "run" / "leg-2").mkdir()
-    (tmp_path / "run" / "leg-2" / "model.zip").write_bytes(b"half of a mod")
-    command[4] = "600"
-    atari_100k.main(command)
-    assert [(leg["from"], leg["to"]) for leg in json.loads(path.read_text())["legs"]] == [(0, 1), (1, 40)]
-    assert [folder.name for folder in (tmp_path / "run").iterdir()] == ["leg-2"]
-    assert EfficientZeroV2.load(tmp_path / "run" / "leg-2" / "model.zip")._n_updates == 40
-
-
-def test_the_table_reads_the_evaluations_of_the_zoo(tmp_path):
-    for name, last in {"ALE-Pong-v5_1": 3.0, "PongNoFrameskip-v4_1": 5.0, "CartPole-v1_1": 500.0}.items():
-        (tmp_path / "ezv2" / name).mkdir(parents=True)
-        results = np.array([[-21.0, -21.0], [last - 1, last + 1]])
-        np.savez(tmp_path / "ezv2" / name / "evaluations.npz", timesteps=np.array([1, 2]), results=results)
-    scores = atari_table.logged_scores(tmp_path)
-    assert scores.keys() == {"Pong"}
-    np.testing.assert_array_equal(sorted(scores["Pong"]), [3.0, 5.0])
+def test_training_sees_another_game_than_evaluation():
+    env, eval_env = training.make_envs(TASKS["Boxing"], 0, 2)
+    assert env.observation_space.shape == eval_env.observation_space.shape == (12, 96, 96)
+    assert env.env_is_wrapped(atari.AtariTraining) == [True]
+    assert eval_env.env_is_wrapped(atari.AtariTraining) == [False, False]
+    with pytest.raises(ValueError, match="--entry nothing"):
+        training.of_entry("nothing")

@@ -42,8 +42,6 @@ def random_batch(model: EfficientZeroModel, seed: int = 0, all_count: bool = Fal
         values=30 * uniform(BATCH, UNROLL + 1),
         policy_actions=0.9 * uniform(BATCH, UNROLL + 1, n_targets, *kind.target_shape),
         policy_weights=th.softmax(3 * uniform(BATCH, UNROLL + 1, n_targets), dim=-1),
-        reward_mask=mask(BATCH, UNROLL),
-        value_mask=mask(BATCH, UNROLL + 1),
         policy_mask=mask(BATCH, UNROLL + 1),
         consistency_mask=mask(BATCH, UNROLL),
     )
@@ -84,11 +82,7 @@ def loss_step_by_step(
         reward_logits, value_logits, policies = model.heads(latent)
         for i in range(BATCH):
             value = model.value_support.encode(batch.values[i, k], scale)
-            loss = (
-                coefficients.value
-                * batch.value_mask[i, k]
-                * F.cross_entropy(model.value_support.used(value_logits[i]), value)
-            )
+            loss = coefficients.value * F.cross_entropy(model.value_support.used(value_logits[i]), value)
             likelihood = model.action_kind.log_likelihood(
                 policies[i], batch.policy_actions[i, k], batch.policy_weights[i, k]
             )
@@ -96,7 +90,7 @@ def loss_step_by_step(
             if k > 0:
                 reward = model.reward_support.encode(batch.rewards[i, k - 1], scale)
                 used = model.reward_support.used(reward_logits[i])
-                loss = loss + coefficients.reward * batch.reward_mask[i, k - 1] * F.cross_entropy(used, reward)
+                loss = loss + coefficients.reward * F.cross_entropy(used, reward)
                 real = model.represent({key: value[i : i + 1, k] for key, value in batch.observations.items()})
                 predicted = model.prediction(model.projection(latent[i : i + 1]))[0]
                 target = model.projection(real)[0].detach()
@@ -122,15 +116,15 @@ def test_the_loss_and_its_gradient_equal_a_loop(kind, reward_scale):
 
 @pytest.mark.parametrize("step", range(1, UNROLL + 1))
 def test_the_gradient_of_a_latent_is_halved_at_every_step(step):
-    """What a reward after ``step`` steps teaches the representation is the plain gradient divided by ``2^step``."""
+    """What the policy after ``step`` steps teaches the representation is the plain gradient divided by ``2^step``."""
     model = tiny_network(DISCRETE)
     batch = random_batch(model, all_count=True)
-    mask = th.zeros(BATCH, UNROLL)
-    mask[:, step - 1] = 1.0
-    batch = batch._replace(reward_mask=mask)
-    only_reward = NOTHING._replace(reward=1.0)
-    ours = gradients(model, total(model, batch, only_reward))
-    plain = gradients(model, loss_step_by_step(model, batch, only_reward, keep=1.0))
+    mask = th.zeros(BATCH, UNROLL + 1)
+    mask[:, step] = 1.0
+    batch = batch._replace(policy_mask=mask)
+    only_policy = NOTHING._replace(policy=1.0)
+    ours = gradients(model, total(model, batch, only_policy))
+    plain = gradients(model, loss_step_by_step(model, batch, only_policy, keep=1.0))
     for name, gradient in ours.items():
         if name.startswith("representation"):
             assert gradient.abs().max() > 0
@@ -138,22 +132,20 @@ def test_the_gradient_of_a_latent_is_halved_at_every_step(step):
 
 
 @pytest.mark.parametrize("kind", SPACES)
-@pytest.mark.parametrize("mask, target", [("reward", "rewards"), ("value", "values"), ("policy", "policy_weights")])
-def test_a_masked_target_changes_nothing(kind, mask, target):
+def test_a_masked_target_changes_nothing(kind):
     model = tiny_network(SPACES[kind])
     batch = random_batch(model)
     coefficients = COEFFICIENTS._replace(entropy=0.1)
-    counts, targets = getattr(batch, f"{mask}_mask"), getattr(batch, target)
-    spoiled = targets.clone()
+    counts, spoiled = batch.policy_mask, batch.policy_weights.clone()
     spoiled[counts == 0] = 0.777
-    other = batch._replace(**{target: spoiled})
+    other = batch._replace(policy_weights=spoiled)
     ours, theirs = total(model, batch, coefficients), total(model, other, coefficients)
     assert ours.item() == theirs.item()
     expected = gradients(model, theirs)
     for name, gradient in gradients(model, ours).items():
         th.testing.assert_close(gradient, expected[name], rtol=0, atol=0)
     spoiled[counts == 1] = 0.777
-    assert total(model, batch._replace(**{target: spoiled}), coefficients).item() != ours.item()
+    assert total(model, batch._replace(policy_weights=spoiled), coefficients).item() != ours.item()
 
 
 def test_masked_actions_of_a_policy_target_change_nothing():
@@ -173,11 +165,11 @@ def test_masked_observations_change_nothing():
     assert total(model, batch._replace(observations={"observation": spoiled})).item() == total(model, batch).item()
 
 
-def test_a_batch_without_anything_to_learn_has_no_gradient():
+def test_a_batch_with_nothing_that_counts_has_no_gradient():
     model = tiny_network(DISCRETE)
     batch = random_batch(model)
     batch = batch._replace(**{name: th.zeros_like(getattr(batch, name)) for name in batch._fields if "mask" in name})
-    output = unroll_loss(model, batch, COEFFICIENTS)
+    output = unroll_loss(model, batch, COEFFICIENTS._replace(reward=0.0, value=0.0))
     assert output.total.item() == 0.0
     assert all(math.isfinite(value) for value in output.logs.values())
     assert max(gradient.abs().max() for gradient in gradients(model, output.total).values()) == 0
@@ -283,10 +275,15 @@ def test_logged_losses_are_averages_over_what_counts():
     model = tiny_network(DISCRETE)
     batch = random_batch(model)
     logs = unroll_loss(model, batch, COEFFICIENTS).logs
-    for name in ("reward", "value", "policy", "consistency"):
+    counts = {
+        "reward": batch.rewards.numel(),
+        "value": batch.values.numel(),
+        "policy": batch.policy_mask.sum().item(),
+        "consistency": batch.consistency_mask.sum().item(),
+    }
+    for name, count in counts.items():
         ones = batch._replace(weights=th.ones(BATCH))
         summed = total(model, ones, NOTHING._replace(**{name: 1.0})).item() * BATCH * UNROLL
-        count = getattr(batch, f"{name}_mask").sum().item()
         assert logs[f"{name}_loss"].item() == pytest.approx(summed / count, rel=1e-4)
 
 

@@ -198,6 +198,12 @@ def test_a_search_compiles_as_a_whole():
     th._dynamo.reset()
 
 
+def test_noise_is_finite_where_an_exponential_draw_is_zero(monkeypatch):
+    monkeypatch.setattr(th.Tensor, "exponential_", lambda tensor, generator: tensor.zero_())
+    noise = draw_on_device(tiny_network(spaces.Discrete(3)), 4, 2, np.random.default_rng(0))
+    assert th.isfinite(noise.gumbel).all() and (noise.gumbel > 80).all()
+
+
 @ACTION_SPACES
 def test_noise_drawn_on_the_device(action_space):
     model = tiny_network(action_space)

@@ -1,15 +1,12 @@
 """Learning curves of stored runs, their uncertainty, and the comparison table, from runs made up here."""
 
-import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 import yaml
 from matplotlib.image import imread
 from stable_baselines3.common.monitor import ResultsWriter
 
-from benchmarks.learning import classic_control
 from sb3_ezv2.zoo import plots
 from sb3_ezv2.zoo.curves import Curve, confidence_band, draw_run, evaluation_curve, training_curve
 
@@ -99,63 +96,3 @@ def test_runs_are_compared(tmp_path, capsys, monkeypatch):
     assert "A-v0, sac: 2.5 at the end" in capsys.readouterr().out
     plots.plot(["-f", "logs", "logs", "-l", "old", "new", "-e", "B-v0"])
     assert "B-v0, ezv2, new: 2.0" in capsys.readouterr().out
-
-
-# -- the comparison table ----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def results(tmp_path, monkeypatch) -> Path:
-    """Three seeds of ours and of DQN on CartPole, made up, and one of ours on Acrobot that fails."""
-    logs = tmp_path / "logs"
-    monkeypatch.setattr(classic_control, "current_commit", lambda folder: f"commit of {folder.parents[1].name}")
-    for seed in range(3):
-        store_run(logs, "CartPole-v1", [100.0, 480.0 + seed, 500.0], seed=seed)
-        store_run(logs, "CartPole-v1", [9.0, 20.0, 490.0], algo="dqn", seed=seed, every=1_000)
-    store_run(logs, "Acrobot-v1", [-500.0, -400.0])
-    store_run(logs, "Acrobot-v1", [-90.0, -80.0], algo="dqn")
-    classic_control.main(["store", str(logs), "--results", str(tmp_path / "results")])
-    return tmp_path / "results"
-
-
-def test_stored_runs_are_whole(results):
-    stored = json.loads((results / "CartPole-v1" / "dqn-seed-1.json").read_text())
-    assert stored["steps"] == [1_000, 2_000, 3_000]
-    assert (stored["seed"], stored["budget"], stored["command"]) == (1, 3_000, "python -m a.command")
-    assert stored["hours"] == pytest.approx(0.03) and stored["commit"] == "commit of logs"
-
-
-def test_the_table_says_what_was_reached_and_what_was_not(results, tmp_path):
-    out = tmp_path / "table.md"
-    classic_control.main(["table", "--results", str(results), "--out", str(out)])
-    lines = out.read_text().splitlines()
-    assert "| CartPole-v1 | ezv2 | 300 | 500.0 ± 0.0 (3) | 475 | 200, 200, 200 | 1.8 |" in lines
-    assert "| CartPole-v1 | dqn | 3,000 | 490.0 ± 0.0 (3) | 475 | 3,000, 3,000, 3,000 | 1.8 |" in lines
-    assert "- CartPole-v1: ezv2 needs 200 steps, dqn 3,000: 0.07 of them. The target of 0.25 is reached." in lines
-    assert "- Acrobot-v1: ezv2 does not solve it in its budget." in lines
-    assert "- Pendulum-v1: not measured yet." in lines
-
-
-def test_a_median_counts_seeds_that_never_solve():
-    def run(returns: list[float]) -> classic_control.Run:
-        steps = list(range(1, len(returns) + 1))
-        return classic_control.Run("ezv2", "CartPole-v1", 0, 3, steps, returns, 1.0, "", "")
-
-    solved, never = run([0.0, 500.0]), run([0.0, 0.0])
-    assert classic_control.median_steps([solved, solved, never], 475) == 2
-    assert classic_control.median_steps([solved, never, never], 475) == np.inf
-    assert classic_control.median_steps([solved, never], 475) == np.inf
-
-
-def test_without_runs_the_table_says_so(tmp_path):
-    assert classic_control.table(tmp_path) == "No runs are stored yet.\n"
-
-
-def test_the_page_shows_the_stored_runs():
-    assert classic_control.TABLE.read_text() == classic_control.table(classic_control.RESULTS)
-
-
-def test_every_command_is_printed(capsys):
-    classic_control.main(["commands"])
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(set(lines)) == 3 * sum(1 + len(task.others) for task in classic_control.TASKS.values())

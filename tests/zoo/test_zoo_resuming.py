@@ -143,7 +143,7 @@ def test_a_journal_of_another_run_is_read_as_well(capsys):
     assert "does not know the run" in said and "60 transitions come from" in said
 
 
-def test_what_i_means(tmp_path):
+def test_what_i_means(tmp_path, capsys):
     run = tmp_path / "logs" / "A-v0_1"
     run.mkdir(parents=True)
     for path in (run, tmp_path / "nothing"):
@@ -170,6 +170,7 @@ def test_what_i_means(tmp_path):
     (second / "manifest.json").write_text(json.dumps({}))
     (run / "A-v0.zip").unlink()
     assert find_origin(str(run), "A-v0").checkpoint == first
+    assert f"Not used: {second / 'manifest.json'} is damaged" in capsys.readouterr().err
 
 
 def test_a_folder_that_holds_nothing_is_named(capsys, tmp_path):

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from sb3_ezv2.zoo import plots
 from sb3_ezv2.zoo.runs import create_folder, lines_of_runs, read_record, write_record
+from sb3_ezv2.zoo.settings_files import read_run
 from tests.zoo.test_zoo_plots import store_run
 
 
@@ -49,6 +51,26 @@ def test_a_damaged_record_is_named(tmp_path, content):
     (tmp_path / "run.yml").write_text(content)
     with pytest.raises(ValueError, match="run.yml is damaged"):
         read_record(tmp_path)
+
+
+def test_changed_settings_are_refused(tmp_path):
+    """One digit of a number would train something else without a word."""
+    (tmp_path / "A-v0").mkdir()
+    config = tmp_path / "A-v0" / "config.yml"
+    config.write_text("gamma: 0.99\n")
+    assert read_run(config.parent) == ({"gamma": 0.99}, {})  # without a record nothing is known
+    write_record(tmp_path, None, 0)
+    assert read_run(config.parent) == ({"gamma": 0.99}, {})
+    config.write_text("gamma: 0.89\n")
+    with pytest.raises(ValueError, match="config.yml is damaged: .* -params or -c"):
+        read_run(config.parent)
+    record = yaml.safe_load((tmp_path / "run.yml").read_text())
+    for sums in ({}, None):
+        (tmp_path / "run.yml").write_text(yaml.safe_dump(record | {"sha256": sums}))
+        assert read_run(config.parent) == ({"gamma": 0.89}, {})
+    (tmp_path / "run.yml").write_text(yaml.safe_dump(record | {"sha256": [1]}))
+    with pytest.raises(ValueError, match="run.yml is damaged"):
+        read_run(config.parent)
 
 
 def test_lines_of_runs(tmp_path):
@@ -112,7 +134,7 @@ def test_a_damaged_run_does_not_stop_the_others(tmp_path, resumed, capsys, file,
     (curve,) = curves(tmp_path)
     assert curve.name == "A-v0_1"
     said = capsys.readouterr().err
-    assert f"{resumed[2]} is left out" in said and said.count("\n") == 1
+    assert str(resumed[2] / file) in said and "is left out" in said and said.count("\n") == 1
 
 
 def test_returns_that_are_no_numbers(tmp_path, resumed, capsys):
