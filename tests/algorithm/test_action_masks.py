@@ -262,7 +262,12 @@ def test_the_zoo_evaluates_with_masks(tmp_path):
     from sb3_ezv2.zoo.evaluation import Evaluation
 
     callback = Evaluation(
-        masked_envs(), eval_freq=20, n_eval_episodes=4, log_path=str(tmp_path), best_model_save_path=str(tmp_path)
+        masked_envs(),
+        eval_freq=20,
+        n_eval_episodes=4,
+        log_path=str(tmp_path),
+        best_model_save_path=str(tmp_path),
+        warn=False,
     )
     model = tiny_model(masked_envs()).learn(80, callback=callback)
     assert callback.last_mean_reward == 7.0 and callback.model is model
