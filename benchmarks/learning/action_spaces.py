@@ -175,8 +175,8 @@ SIDE_BY_SIDE: dict[str, Any] = {"n_envs": 16, "gradient_steps": 4}
 MANY_DIMENSIONS: dict[str, Any] = {
     "n_considered": 16,
     "reward_coef": 10.0,
-    "policy_coef": 0.05,
-    "ent_coef": 2e-4,
+    "policy_coef": 0.005,
+    "ent_coef": 2e-5,
 }
 """Where one of 200 dimensions changes the reward by a two-hundredth and the next observation by nothing, the losses of
 200 dimensions and of the next observation would drown what the reward says of the action."""
