@@ -109,7 +109,12 @@ setup(
     # The zoo looks for hyperparameters in the top folder; installed, they travel inside the package.
     package_dir={"sb3_ezv2.hyperparams": "hyperparams"},
     package_data={"sb3_ezv2": ["py.typed", "version.txt"], "sb3_ezv2.hyperparams": ["*.yml"]},
-    entry_points={"console_scripts": [f"ezv2-{name.replace('_', '-')} = sb3_ezv2.{name}:main" for name in COMMANDS]},
+    entry_points={
+        "console_scripts": [
+            "ezv2-inspect = sb3_ezv2.inspect_run:main",
+            *(f"ezv2-{name.replace('_', '-')} = sb3_ezv2.{name}:main" for name in COMMANDS),
+        ]
+    },
     python_requires=">=3.10",
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sb3_ezv2.callbacks import TransitionJournal
 from sb3_ezv2.checkpoints import ResumableCheckpointCallback
-from sb3_ezv2.common.schedules import WarmUp
+from sb3_ezv2.common.schedules import InverseSqrt, WarmUp
 from sb3_ezv2.compatibility import resolve_old_names
 from sb3_ezv2.ezv2 import EfficientZeroV2
 from sb3_ezv2.policies import CnnPolicy, EZV2Policy, MlpPolicy, MultiInputPolicy
@@ -17,6 +17,7 @@ __all__ = [
     "CnnPolicy",
     "EZV2Policy",
     "EfficientZeroV2",
+    "InverseSqrt",
     "MlpPolicy",
     "MultiInputPolicy",
     "ResumableCheckpointCallback",

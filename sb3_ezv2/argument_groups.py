@@ -139,7 +139,7 @@ class ExplorationArguments(ArgumentGroup):
     """How much is collected, at first with random actions, and how many updates it gets."""
 
     learning_starts: Annotated[int, Whole(0)]
-    random_repeat: Annotated[int, Whole(1)]
+    novelty_coef: Annotated[float, Real()]
     train_freq: Annotated[int | tuple[int, str], train_freq_kind]
     gradient_steps: Annotated[int, Whole(-1)]
 

@@ -31,6 +31,7 @@ from sb3_ezv2.common.env_states import (
     restore_normalization,
 )
 from sb3_ezv2.common.files import new_folder, remove_folder, write_text
+from sb3_ezv2.learning.exploration import RandomActions
 from sb3_ezv2.learning.reanalyze import Reanalyzer
 from sb3_ezv2.learning.statistics import DataStatistics
 from sb3_ezv2.model_files import SavedAlgorithm
@@ -54,7 +55,7 @@ class CheckpointedAlgorithm(SavedAlgorithm):
     rng: np.random.Generator
     statistics: DataStatistics
     target_version: int
-    _random_actions: np.ndarray | None
+    random_actions: RandomActions
 
     def save_checkpoint(self, folder: str | Path, keep: int | None = None) -> Path:
         """Save everything that the run needs to go on: see :meth:`load_checkpoint`.
@@ -165,7 +166,7 @@ class CheckpointedAlgorithm(SavedAlgorithm):
         """Write the generators and what is known of the targets."""
         cache, seen = self.reanalyzer.cache, self.statistics.observations
         kept = np.flatnonzero(cache.versions == self.target_version)
-        name, keys, place, has_gauss, gauss = np.random.get_state()  # noqa: NPY002  # environments may draw from it
+        generator, keys, place, has_gauss, gauss = np.random.get_state()  # noqa: NPY002  # environments may draw from it
         arrays = {
             **{f"cache/{name}": [array[kept]] for name, array in cache.arrays().items()},
             "cache/slots": [kept],
@@ -175,13 +176,15 @@ class CheckpointedAlgorithm(SavedAlgorithm):
             "torch": [th.get_rng_state().numpy()],
             "numpy": [np.asarray(keys)],
         }
-        if self._random_actions is not None:
-            arrays["random_actions"] = [self._random_actions]
+        for name, array in self.random_actions.arrays().items():
+            arrays[f"random/{name}"] = [array]
+        for name, array in self.reanalyzer.novelty.arrays().items():
+            arrays[f"novelty/{name}"] = [array]
         content = {
             "rng": self.rng.bit_generator.state,
             "planning": self.policy.rng.bit_generator.state,
             "random": random.getstate(),
-            "numpy": [name, place, has_gauss, gauss],
+            "numpy": [generator, place, has_gauss, gauss],
             "statistics": seen.count,
             "cache_slots": len(cache.versions),
             "device": self.device.type,
@@ -204,7 +207,9 @@ class CheckpointedAlgorithm(SavedAlgorithm):
             self.policy.copies.generator.set_state(th.from_numpy(found["updates"]))
         else:  # generators of different devices give different numbers
             self.policy.copies.seed(int(self.rng.integers(2**62)))
-        self._random_actions = found.get("random_actions")
+        for name, array in self.random_actions.arrays().items():
+            array[:] = found[f"random/{name}"]
+        self.reanalyzer.novelty.use(found["novelty/numbers"], found["novelty/references"])
         self._stream_is_whole, self._n_own_calls = content["stream_is_whole"], self._n_calls
         # The model's own copies of the statistics are rounded, and as old as its last refresh.
         seen = self.statistics.observations

@@ -33,6 +33,9 @@ def bring_up_to_date(attributes: dict[str, Any], defaults: Mapping[str, Any]) ->
     :param attributes: of an :class:`~sb3_ezv2.ezv2.EfficientZeroV2`, from a file
     :param defaults: arguments by name
     """
+    if "random_repeat" in attributes:
+        del attributes["random_repeat"]
+    attributes.setdefault("novelty_coef", 0.0)  # which release 0.1 did not have
     remembered = vars(attributes["statistics"]) if "statistics" in attributes else {}
     if "largest_reward" in remembered:  # only release 0.1 had it
         del remembered["largest_reward"]

@@ -6,14 +6,17 @@ import pathlib
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch as th
 from gymnasium.error import Error as GymnasiumError
 from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.utils import update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ezv2.argument_groups import Arguments, ExactValues, all_names, check_argument
 from sb3_ezv2.common.arguments import argument_names, check_known, shown
 from sb3_ezv2.common.normalization import Normalizer
+from sb3_ezv2.common.schedules import InverseSqrt
 from sb3_ezv2.compatibility import bring_up_to_date
 
 SelfConfiguredAlgorithm = TypeVar("SelfConfiguredAlgorithm", bound="ConfiguredAlgorithm")
@@ -28,6 +31,7 @@ class ConfiguredAlgorithm(BaseAlgorithm):
     """
 
     arguments: Arguments
+    _n_updates: int
     _from_release_0_1 = False  # whether the attributes were read from a file of that release
 
     if TYPE_CHECKING:
@@ -75,6 +79,16 @@ class ConfiguredAlgorithm(BaseAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "arguments"]
+
+    def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
+        """Let the optimisers have the present learning rate, which may depend on the number of updates."""
+        if not isinstance(self.learning_rate, InverseSqrt):
+            super()._update_learning_rate(optimizers)
+            return
+        rate = self.learning_rate.after(self._n_updates)
+        self.logger.record("train/learning_rate", rate)
+        for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
+            update_learning_rate(optimizer, rate)
 
     # -- environments ------------------------------------------------------------------------------------------------
 

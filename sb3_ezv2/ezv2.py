@@ -10,10 +10,12 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from sb3_ezv2.argument_groups import Arguments
 from sb3_ezv2.checkpoints import CheckpointedAlgorithm
 from sb3_ezv2.common.arguments import shown, switch
+from sb3_ezv2.common.schedules import InverseSqrt
 from sb3_ezv2.common.spaces import check_observation_space, named_arrays
 from sb3_ezv2.common.tensors import to_tensors, torch_threads
 from sb3_ezv2.common.type_aliases import TrainingTargets, TrajectoryBatch
 from sb3_ezv2.learning.diagnostics import FIRST, INTERVAL, Diagnostics
+from sb3_ezv2.learning.exploration import RandomActions
 from sb3_ezv2.learning.losses import tensor_batch
 from sb3_ezv2.learning.reanalyze import MixedValueRule, Reanalyzer
 from sb3_ezv2.learning.statistics import DataStatistics, set_rewards
@@ -45,9 +47,9 @@ class EfficientZeroV2(CheckpointedAlgorithm):
     :param replay_buffer_class: subclass of :class:`~sb3_ezv2.replay.buffer.TrajectoryReplayBuffer`
     :param replay_buffer_kwargs: its further arguments, for example ``{"alpha": 0.6}``; ``n_stack`` is that of a
         ``VecFrameStack`` around the environments unless given here
-    :param random_repeat: steps that each random action before ``learning_starts`` is held for. Independent actions
-        cancel each other; held ones, which are at the bounds where actions are continuous, reach states that lie far
-        away, such as the goal of MountainCar
+    :param novelty_coef: size, in units of the rewards, of the intrinsic reward for states that few others resemble,
+        which stands in for rewards that tell no states apart, see :class:`~sb3_ezv2.learning.novelty.Novelty`; 0 for
+        none
     :param n_simulations: model calls per search
     :param n_candidates: actions sampled at the root of a search; ``Discrete`` always has all of them. The prior over
         sampled actions is uniform, so those beyond ``n_considered`` are never visited
@@ -92,13 +94,13 @@ class EfficientZeroV2(CheckpointedAlgorithm):
     }
     policy: PlanningPolicy
     reanalyzer: Reanalyzer
-    _random_actions: np.ndarray | None = None  # held before learning_starts
+    random_actions: RandomActions
 
     def __init__(
         self,
         policy: str | type[PlanningPolicy],
         env: GymEnv | str | None,
-        learning_rate: float | Schedule = 1e-3,
+        learning_rate: float | Schedule = InverseSqrt(1e-3, 1_000),  # noqa: B008  # never changed
         buffer_size: int = 1_000_000,
         learning_starts: int = 200,
         batch_size: int = 64,
@@ -108,7 +110,7 @@ class EfficientZeroV2(CheckpointedAlgorithm):
         gradient_steps: int = -1,
         replay_buffer_class: type[TrajectoryReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
-        random_repeat: int = 1,
+        novelty_coef: float = 1.0,
         n_simulations: int = SearchArguments.n_simulations,
         n_candidates: int = SearchArguments.n_candidates,
         n_considered: int | None = SearchArguments.n_considered,
@@ -179,6 +181,7 @@ class EfficientZeroV2(CheckpointedAlgorithm):
         use_cache = self.arguments.targets.use_target_cache
         self.reanalyzer = Reanalyzer(policy.planner, policy.action_kind, use_cache)
         self.diagnostics = Diagnostics(self.gamma, self.n_envs)
+        self.random_actions = RandomActions(policy.action_kind, self.n_envs)
         if not hasattr(self, "statistics"):  # a loaded model brings its own
             self.statistics = DataStatistics(len(policy.model.observation_mean))
         self.policy = policy
@@ -253,26 +256,12 @@ class EfficientZeroV2(CheckpointedAlgorithm):
     def _choose_actions(self, n_envs: int, learning_starts: int) -> np.ndarray:
         """Actions counted from 0 or scaled to [-1, 1]: random ones first, then those of an exploring search."""
         if self.num_timesteps < learning_starts:
-            return self._choose_random_actions(n_envs)
+            return self.random_actions.draw(self.rng, self._masks())
         assert self._last_obs is not None
         tensors, _ = self.policy.obs_to_tensor(self._last_obs)
         plan = self.policy.search(tensors, masks=self._masks())
         self.diagnostics.root_values = plan.root_values
         return plan.actions
-
-    def _choose_random_actions(self, n_envs: int) -> np.ndarray:
-        """New ones, or those of the step before for ``random_repeat`` steps as long as they are legal."""
-        repeat, kind, masks = self.arguments.exploration.random_repeat, self.policy.action_kind, self._masks()
-        held = None if self.num_timesteps // n_envs % repeat == 0 else self._random_actions
-        if masks is None:
-            if held is None:
-                held = kind.random((n_envs,), self.rng, extreme=repeat > 1)
-        else:
-            drawn = kind.random((n_envs,), self.rng, extreme=repeat > 1, masks=masks)
-            keep = np.zeros(n_envs, bool) if held is None else kind.are_legal(held, masks)
-            held = drawn if held is None else np.where(keep.reshape(-1, *(1,) * (drawn.ndim - 1)), held, drawn)
-        self._random_actions = held
-        return held
 
     def _store(
         self, actions: np.ndarray, new_obs: Any, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
@@ -297,7 +286,6 @@ class EfficientZeroV2(CheckpointedAlgorithm):
         """
         if gradient_steps < 1:
             return
-        self._update_learning_rate(self.policy.optimizer)
         self.reanalyzer.prioritise_new(self.policy.average_model, self.replay_buffer, self.normalizer)
         settings = self.arguments.losses.update_settings()
         logs = []
@@ -306,6 +294,7 @@ class EfficientZeroV2(CheckpointedAlgorithm):
                 self._refresh_target()
             if self._n_updates % INTERVAL == FIRST:
                 self._inspect()
+            self._update_learning_rate(self.policy.optimizer)
             batch = self._sample()
             targets = self._reanalyze(batch)
             output = self.updater(tensor_batch(batch, targets, self.device), settings)
@@ -356,7 +345,12 @@ class EfficientZeroV2(CheckpointedAlgorithm):
             rewards, self.replay_buffer, self.arguments.exploration.learning_starts, self.logger
         )
         # Later the unit of the average follows that of the model as the weights do, see ModelCopies.
-        set_rewards(rewards, *((model, average) if self.target_version == 0 else (model,)))
+        coefficient, novelty = self.arguments.exploration.novelty_coef, self.reanalyzer.novelty
+        novelty.refresh(coefficient, rewards, self.replay_buffer, average, normalizer, self.rng)
+        self.logger.record("values/intrinsic_share", novelty.share)
+        set_rewards(
+            rewards, novelty.share * novelty.weight, *((model, average) if self.target_version == 0 else (model,))
+        )
         self.policy.copies.update_target()
         # Now nearly all states of the next batch are searched.
         interval = max(self.arguments.targets.target_update_interval, INTERVAL)

@@ -36,7 +36,7 @@ class SavedAlgorithm(ReplayAlgorithm):
                 "diagnostics",
                 "updater",
                 "rng",
-                "_random_actions",
+                "random_actions",
                 "_last_masks",
                 "_stream_is_whole",
                 "_n_own_calls",

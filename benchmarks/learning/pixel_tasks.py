@@ -87,3 +87,11 @@ class CatchContinuous(Catch):
 
     def _shift(self, action: Any) -> float:
         return float(np.clip(action[0], -1.0, 1.0))
+
+
+IDS: dict[str, type[Catch]] = {"pixels/Catch-v0": Catch, "pixels/CatchContinuous-v0": CatchContinuous}
+"""Environments by their id."""
+
+for name, kind in IDS.items():
+    if name not in gym.registry:
+        gym.register(name, entry_point=f"{__name__}:{kind.__name__}")

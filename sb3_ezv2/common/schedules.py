@@ -1,6 +1,40 @@
-"""Learning rates as functions of the remaining progress, as Stable-Baselines3 takes them."""
+"""Learning rates that change."""
+
+import math
 
 from stable_baselines3.common.type_aliases import Schedule
+
+
+class InverseSqrt:
+    """Falls with the number of updates, however long the run is planned to be: ``rate / sqrt(1 + n / n_updates)``.
+
+    :param rate: at first
+    :param n_updates: after so many updates the rate has fallen to 0.71 of the first one, after 99 times as many to 0.1
+    :raises ValueError: unless both are positive
+    """
+
+    def __init__(self, rate: float, n_updates: float) -> None:
+        if not (0.0 < rate < math.inf and 0.0 < n_updates < math.inf):
+            raise ValueError(f"rate={rate} and n_updates={n_updates} must be positive numbers")
+        self.rate = rate
+        self.n_updates = n_updates
+
+    def after(self, n: int) -> float:
+        """The learning rate of update number ``n``, from 0 on."""
+        return self.rate / math.sqrt(1.0 + n / self.n_updates)
+
+    def __call__(self, progress_remaining: float) -> float:
+        """The first rate, for whoever knows of Stable-Baselines3's schedules alone."""
+        return self.rate
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, InverseSqrt) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((self.rate, self.n_updates))
+
+    def __repr__(self) -> str:
+        return f"InverseSqrt(rate={self.rate!r}, n_updates={self.n_updates!r})"
 
 
 class WarmUp:

@@ -1,6 +1,7 @@
 """Root values of acting searches against the returns that followed."""
 
 import math
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -36,9 +37,9 @@ class Calibration:
 
     def __init__(self, discount: float, n_envs: int) -> None:
         self.discount = discount
-        needed = MAX_STEPS if discount == 1.0 else 1 if discount == 0.0 else math.log(REMAINDER) / math.log(discount)
-        self.known_by_length = discount < 1.0 and needed < MAX_STEPS
-        self.n_steps = math.floor(needed) + 1 if self.known_by_length else MAX_STEPS
+        n_steps = steps_until_known(discount)
+        self.known_by_length = n_steps is not None
+        self.n_steps = MAX_STEPS if n_steps is None else n_steps
         self.values: list[list[float]] = [[] for _ in range(n_envs)]  # NaN where no search acted
         self.rewards: list[list[float]] = [[] for _ in range(n_envs)]
         self.pairs = np.empty((0, 2))  # value and return, the newest last
@@ -79,8 +80,7 @@ class Calibration:
 
     def _settle(self, env: int, terminal: bool, n: int) -> None:
         """Pair the oldest ``n`` states of a stream with their returns ``G_t = r_t + discount * G_{t+1}``."""
-        backwards = accumulate(reversed(self.rewards[env]), lambda later, reward: reward + self.discount * later)
-        returns = np.array(list(backwards))[::-1]
+        returns = discounted_returns(self.rewards[env], self.discount)
         left = 0.0 if terminal else self.discount ** len(returns)
         largest = abs(returns[0]) / (1.0 - left) if left < 1.0 else math.inf
         self.largest_return = max(self.largest_return, float(largest))
@@ -89,15 +89,36 @@ class Calibration:
 
     def summary(self) -> CalibrationSummary | None:
         """The numbers of the log; ``None`` where no return is known yet."""
-        if len(self.pairs) == 0:
-            return None
-        values, returns = self.pairs.T
-        variance = float(returns.var())
-        alike = variance <= 1e-6 * float((returns**2).mean())
-        return CalibrationSummary(
-            n_known=len(self.pairs),
-            mean_value=float(values.mean()),
-            mean_return=float(returns.mean()),
-            bias=float((values - returns).mean()),
-            error=math.nan if alike else float(((values - returns) ** 2).mean()) / variance,
-        )
+        return None if len(self.pairs) == 0 else summarise(*self.pairs.T)
+
+
+def summarise(values: np.ndarray, returns: np.ndarray) -> CalibrationSummary:
+    """The numbers of the log.
+
+    :param values: of states ``[n]``, at least one
+    :param returns: that followed ``[n]``
+    """
+    variance = float(returns.var())
+    alike = variance <= 1e-6 * float((returns**2).mean())
+    return CalibrationSummary(
+        n_known=len(values),
+        mean_value=float(values.mean()),
+        mean_return=float(returns.mean()),
+        bias=float((values - returns).mean()),
+        error=math.nan if alike else float(((values - returns) ** 2).mean()) / variance,
+    )
+
+
+def steps_until_known(discount: float) -> int | None:
+    """Steps after which a return is known wherever the stream goes; ``None`` if only a terminal end makes it known.
+
+    :param discount: of one step, in [0, 1]
+    """
+    needed = MAX_STEPS if discount == 1.0 else 1 if discount == 0.0 else math.log(REMAINDER) / math.log(discount)
+    return math.floor(needed) + 1 if discount < 1.0 and needed < MAX_STEPS else None
+
+
+def discounted_returns(rewards: Sequence[float], discount: float) -> np.ndarray:
+    """``G_t = r_t + discount * G_{t+1}`` of a stream ``[n]``, with nothing behind its last reward."""
+    backwards = accumulate(reversed(rewards), lambda later, reward: reward + discount * later)
+    return np.array(list(backwards))[::-1]

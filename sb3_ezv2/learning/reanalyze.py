@@ -11,6 +11,7 @@ from sb3_ezv2.common.normalization import UNCHANGED, Normalizer
 from sb3_ezv2.common.recording import RecordedRows
 from sb3_ezv2.common.tensors import on_device_together, to_tensors
 from sb3_ezv2.common.type_aliases import PolicyTargets, TrainingTargets, TrajectoryBatch
+from sb3_ezv2.learning.novelty import Novelty
 from sb3_ezv2.learning.search_statistics import search_statistics
 from sb3_ezv2.learning.targets import MultiStepReturns, loss_masks, n_step_returns, uses_td, value_prefixes
 from sb3_ezv2.networks.model import EfficientZeroModel, ImageModel
@@ -89,6 +90,7 @@ class Reanalyzer:
         self.planner = planner
         self.cache = TargetCache(action_kind)
         self.use_cache = use_cache
+        self.novelty = Novelty()
         self.searched_fraction = 0.0  # of the last batch
         self.search_value_fraction = 0.0  # of its value targets, those that are values of a search
         self.wants_statistics = False  # of the next search
@@ -100,7 +102,8 @@ class Reanalyzer:
         """Give new transitions their own Bellman error as priority, so that surprises are replayed at once (paper)."""
         slots = buffer.take_new_slots()
         if len(slots) > 0:
-            buffer.update_priorities(slots, bellman_errors(model, buffer, slots, self.planner.discount, normalizer))
+            errors = bellman_errors(model, buffer, slots, self.planner.discount, normalizer, self.novelty)
+            buffer.update_priorities(slots, errors)
 
     def targets(
         self,
@@ -124,6 +127,7 @@ class Reanalyzer:
         :param rng: source of the searches' randomness
         :param normalizer: of observations
         """
+        batch = self.novelty.mixed_batch(batch, buffer, model, normalizer)
         unroll = batch.actions.shape[1]
         prefix = model.value_prefix
         masks = loss_masks(batch.n_ahead, unroll)
@@ -328,6 +332,7 @@ def bellman_errors(
     slots: np.ndarray,
     discount: float,
     normalizer: Normalizer = UNCHANGED,
+    novelty: Novelty | None = None,
 ) -> np.ndarray:
     """``|h(v(s)) - h(r + discount * v(s'))|`` of transitions: what surprises the current model.
 
@@ -340,6 +345,8 @@ def bellman_errors(
     """
     rewards, terminal, following = buffer.transitions_at(slots)
     rewards = normalizer.rewards(rewards)
+    if novelty is not None:
+        rewards = novelty.mixed(rewards, following, buffer, model, normalizer)
     both = stored_values(model, buffer, np.concatenate([slots, following]), normalizer)
     values, next_values = np.split(both, 2)
     targets = (rewards + discount * ~terminal * next_values).astype(np.float32)

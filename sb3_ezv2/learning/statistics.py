@@ -31,17 +31,18 @@ def typical_size(rewards: np.ndarray) -> float:
     return float(np.sqrt(sizes).mean() ** 2) if len(sizes) > 0 else 0.0
 
 
-def set_rewards(rewards: np.ndarray, *models: EfficientZeroModel) -> None:
+def set_rewards(rewards: np.ndarray, bonus: float, *models: EfficientZeroModel) -> None:
     """Set the unit of rewards and values, and how far their supports reach, from all rewards that are stored.
 
     Nothing is remembered: the unit follows the rewards as they are now, under the present normalisation.
 
     :param rewards: ``[n]``
+    :param bonus: largest intrinsic reward
     :param models: to be set
     """
-    unit = typical_size(rewards)
+    unit = typical_size(rewards) or bonus
     if unit > 0.0:
-        largest = float(np.abs(rewards).max())
+        largest = float(np.abs(rewards).max(initial=0.0)) + bonus
         for model in models:
             model.set_rewards(unit, largest)
 

@@ -71,6 +71,17 @@ class Planner:
             self._greedy_noise[key] = noise._replace(gumbel=np.zeros_like(noise.gumbel))
         return self._greedy_noise[key]
 
+    def settings(self, model: EfficientZeroModel) -> SearchSettings:
+        """Budget and constants of a search with a model."""
+        kind = model.action_kind
+        return SearchSettings(
+            n_simulations=self.n_simulations,
+            n_considered=self.n_considered,
+            discount=self.discount,
+            min_value_range=kind.min_value_range,
+            min_value_share=kind.min_value_share,
+        )
+
     @th.no_grad()
     def plan(
         self,
@@ -91,14 +102,7 @@ class Planner:
             follows on the first step is not masked
         :raises ValueError: if the network's values or policies are not finite
         """
-        kind = model.action_kind
-        settings = SearchSettings(
-            n_simulations=self.n_simulations,
-            n_considered=self.n_considered,
-            discount=self.discount,
-            min_value_range=kind.min_value_range,
-            min_value_share=kind.min_value_share,
-        )
+        kind, settings = model.action_kind, self.settings(model)
         if _is_faster_on_host(model, len(next(iter(observations.values())))):
             model, observations = on_host(model), {key: part.cpu() for key, part in observations.items()}
         found = choose_search(model)(model, observations, noise, explore, settings, masks)

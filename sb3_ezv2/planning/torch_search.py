@@ -1,24 +1,40 @@
 """A search on the CPU whose tree is compiled and whose model is torch."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch as th
 
 from sb3_ezv2.common.tensors import on_device
 from sb3_ezv2.common.type_aliases import Expansion, Noise, SearchResult, SearchRoot, SearchSettings
-from sb3_ezv2.networks.model import EfficientZeroModel
+from sb3_ezv2.networks.model import EfficientZeroModel, NetworkOutput
 from sb3_ezv2.planning.torch_nodes import TorchNodes, noise_on_device
-from sb3_ezv2.search import search
+from sb3_ezv2.search.qvalues import Constants
+from sb3_ezv2.search.search import grow, new_result, read_roots
+from sb3_ezv2.search.tree import SearchTree
 
 
-def plan_in_torch(
+class GrownTrees(NamedTuple):
+    """The trees of a search, and what they are made of."""
+
+    tree: SearchTree
+    constants: Constants
+    nodes: TorchNodes  # with the actions, which the tree knows by their numbers only
+    root: NetworkOutput
+
+
+def grow_in_torch(
     model: EfficientZeroModel,
     observations: dict[str, th.Tensor],
     noise: Noise,
     explore: bool,
     settings: SearchSettings,
     masks: np.ndarray | None = None,
-) -> tuple[SearchResult, np.ndarray] | None:
-    """Search with :func:`sb3_ezv2.search.search.search`, see :data:`~sb3_ezv2.planning.planner.PlanFunction`."""
+) -> GrownTrees | None:
+    """Search with :func:`sb3_ezv2.search.search.grow`; arguments as of :func:`plan_in_torch`.
+
+    :return: ``None`` if the network's values or policies are not finite
+    """
     root = model.initial_inference(observations)
     if not (th.isfinite(root.values).all() and th.isfinite(root.policies).all()):
         return None
@@ -32,7 +48,7 @@ def plan_in_torch(
         found = nodes.expand(node, *on_device(np.stack([parents, edges]), device))
         return Expansion(*_on_host(found.rewards, found.values, found.prior_logits))
 
-    result = search(
+    tree, constants = grow(
         SearchRoot(*root_answers),
         expand,
         np.broadcast_to(noise.gumbel, root_answers[1].shape),
@@ -40,7 +56,27 @@ def plan_in_torch(
         settings,
         float(model.reward_scale),
     )
-    return result, nodes.candidates.actions.cpu().numpy()
+    return GrownTrees(tree, constants, nodes, root)
+
+
+def plan_in_torch(
+    model: EfficientZeroModel,
+    observations: dict[str, th.Tensor],
+    noise: Noise,
+    explore: bool,
+    settings: SearchSettings,
+    masks: np.ndarray | None = None,
+) -> tuple[SearchResult, np.ndarray] | None:
+    """Search with :func:`grow_in_torch`, see :data:`~sb3_ezv2.planning.planner.PlanFunction`."""
+    grown = grow_in_torch(model, observations, noise, explore, settings, masks)
+    return None if grown is None else read_plan(grown)
+
+
+def read_plan(grown: GrownTrees) -> tuple[SearchResult, np.ndarray]:
+    """What grown trees say of their roots, and the candidates that were drawn."""
+    result = new_result(*grown.tree.preferences.shape)
+    read_roots(grown.tree, grown.constants, result)
+    return result, grown.nodes.candidates.actions.cpu().numpy()
 
 
 def _on_host(*tensors: th.Tensor) -> list[np.ndarray]:

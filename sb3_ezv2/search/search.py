@@ -136,6 +136,21 @@ def search(
     :raises ValueError: if shapes disagree, more actions are to be considered than there are candidates, or a number
         is out of its range
     """
+    tree, constants = grow(root, recurrent_fn, gumbel, n_children, settings, value_unit)
+    result = new_result(*tree.preferences.shape)
+    read_roots(tree, constants, result)
+    return result
+
+
+def grow(
+    root: SearchRoot,
+    recurrent_fn: RecurrentFn,
+    gumbel: np.ndarray,
+    n_children: int,
+    settings: SearchSettings,
+    value_unit: float = 1.0,
+) -> tuple[SearchTree, Constants]:
+    """The trees of :func:`search` and what :func:`read_roots` needs to read them; parameters and errors as there."""
     n_roots, n_candidates = root.prior_logits.shape
     if root.values.shape != (n_roots,) or gumbel.shape != (n_roots, n_candidates):
         raise ValueError(
@@ -151,7 +166,4 @@ def search(
         expansion = recurrent_fn(node, parents, edges)
         assert expansion.prior_logits.shape == (n_roots, n_children), expansion.prior_logits.shape
         _advance(tree, node, expansion, parents, edges, schedule, constants)
-
-    result = new_result(n_roots, n_candidates)
-    read_roots(tree, constants, result)
-    return result
+    return tree, constants

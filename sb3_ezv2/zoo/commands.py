@@ -7,9 +7,6 @@ import argparse
 import contextlib
 import runpy
 import sys
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
 
 import huggingface_hub
 import huggingface_hub.repocard
@@ -17,11 +14,9 @@ import huggingface_sb3
 import rl_zoo3.exp_manager
 import rl_zoo3.utils
 import yaml
-from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ezv2.ezv2 import EfficientZeroV2
-from sb3_ezv2.zoo import ALGO, plots
-from sb3_ezv2.zoo.checks import check_model_file
+from sb3_ezv2.zoo import ALGO, inspecting, plots
 from sb3_ezv2.zoo.experiment import Experiment
 from sb3_ezv2.zoo.hub import (
     FolderOfTheRun,
@@ -35,10 +30,11 @@ from sb3_ezv2.zoo.hub import (
     save_for_the_hub,
 )
 from sb3_ezv2.zoo.options import checked_options
+from sb3_ezv2.zoo.plan_videos import plans_beside_frames
 from sb3_ezv2.zoo.replacing import replaced
-from sb3_ezv2.zoo.settings import for_evaluation
-from sb3_ezv2.zoo.settings_files import SettingsLoader, check_settings, check_wrappers, saved_hyperparams
+from sb3_ezv2.zoo.settings_files import SettingsLoader, saved_hyperparams
 from sb3_ezv2.zoo.stopping import Stopper
+from sb3_ezv2.zoo.stored_models import checked_model_path, create_env_as_trained, evaluation_wrapper_class
 
 AS_TRAINED = ["--algo", ALGO, "-f", "logs", "--deterministic"]
 """Defaults of what shows a trained model; the zoo plays Atari at random, which ``--stochastic`` brings back."""
@@ -60,8 +56,18 @@ def enjoy(arguments: list[str]) -> None:
 
 
 def record_video(arguments: list[str]) -> None:
-    """``rl_zoo3.record_video`` with ``--algo ezv2`` and the folder that ``train`` writes to."""
-    run_script("record_video", [*AS_TRAINED, *arguments])
+    """``rl_zoo3.record_video`` with ``--algo ezv2``; ``--plans`` shows candidates and value beside each frame."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--plans", action="store_true")
+    options, rest = parser.parse_known_args(arguments)
+    with plans_beside_frames() if options.plans else contextlib.nullcontext():
+        run_script("record_video", [*AS_TRAINED, *rest])
+
+
+def inspect(arguments: list[str]) -> None:
+    """Look inside the model of a run; see :mod:`sb3_ezv2.zoo.inspecting`."""
+    with checked_options():
+        inspecting.inspect(arguments)
 
 
 def plot(arguments: list[str]) -> None:
@@ -120,42 +126,3 @@ def run_script(name: str, arguments: list[str]) -> None:
         replaced(rl_zoo3.utils, "create_test_env", create_env_as_trained),
     ):
         runpy.run_module(f"rl_zoo3.{name}", run_name="__main__")
-
-
-def checked_model_path(exp_id: int, folder: str, algo: str, *arguments: Any, **kwargs: Any) -> tuple[str, str, str]:
-    """The zoo's ``get_model_path``, which finds a model by its run, with a check of the file; parameters as there.
-
-    :raises ValueError: if the file is damaged
-    """
-    try:
-        found: tuple[str, str, str] = get_model_path(exp_id, folder, algo, *arguments, **kwargs)
-    except (AssertionError, ValueError) as error:
-        number = f" --load-checkpoint {arguments[2]}" if arguments[2] is not None else ""
-        raise ValueError(f"--folder {folder} --exp-id {exp_id}{number}: {error}") from error
-    if algo == ALGO:
-        check_model_file(found[1])
-    check_settings(Path(found[2]) / arguments[0])
-    return found
-
-
-def evaluation_wrapper_class(hyperparams: Mapping[str, Any], key: str = "env_wrapper") -> Callable[..., Any] | None:
-    """The zoo's ``get_wrapper_class`` without what belongs to training alone; parameters as there."""
-    check_wrappers(hyperparams, key)
-    found: Callable[..., Any] | None = get_wrapper_class(for_evaluation(hyperparams), key)
-    return found
-
-
-def create_env_as_trained(
-    env_id: str, *, hyperparams: dict[str, Any], env_kwargs: dict[str, Any] | None = None, **kwargs: Any
-) -> VecEnv:
-    """The zoo's ``create_test_env``, which also looks for the environment's arguments in the hyperparameters.
-
-    Those given count first. Parameters as there, all but the first by name.
-    """
-    env_kwargs = {**hyperparams.get("env_kwargs", {}), **(env_kwargs or {})}
-    return create_test_env(env_id, hyperparams=hyperparams, env_kwargs=env_kwargs, **kwargs)
-
-
-create_test_env = rl_zoo3.utils.create_test_env
-get_model_path = rl_zoo3.utils.get_model_path
-get_wrapper_class = rl_zoo3.utils.get_wrapper_class

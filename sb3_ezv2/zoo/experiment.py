@@ -20,7 +20,6 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ezv2.callbacks import TransitionJournal
 from sb3_ezv2.checkpoints import CheckpointedAlgorithm, ResumableCheckpointCallback
 from sb3_ezv2.common.files import new_folder
-from sb3_ezv2.common.schedules import WarmUp
 from sb3_ezv2.common.user_errors import EXPECTED
 from sb3_ezv2.envs.atari import FRAME_SKIP
 from sb3_ezv2.zoo import ALGO
@@ -212,7 +211,7 @@ class Experiment(ExperimentManager):
     @staticmethod
     def _preprocess_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:
         rate = hyperparams.get("learning_rate")
-        if not (isinstance(rate, str) and isinstance(schedule := read_schedule(rate), WarmUp)):
+        if not (isinstance(rate, str) and callable(schedule := read_schedule(rate))):
             return ExperimentManager._preprocess_schedules(hyperparams)
         others = {name: value for name, value in hyperparams.items() if name != "learning_rate"}
         return ExperimentManager._preprocess_schedules(others) | {"learning_rate": schedule}

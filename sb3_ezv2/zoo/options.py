@@ -61,6 +61,8 @@ LIMITS = {
     "exp_id": Limits(0, also=-1),
     "load_checkpoint": Limits(0),
     "episode_window": Limits(1),
+    "n_episodes": Limits(1),
+    "max_steps": Limits(1),
 }
 TRAIN_LIMITS = {
     "n_timesteps": Limits(1, also=-1),

@@ -15,7 +15,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 
 from sb3_ezv2.common.arguments import argument_names, check_known
-from sb3_ezv2.common.schedules import WarmUp
+from sb3_ezv2.common.schedules import InverseSqrt, WarmUp
 
 PACKAGE = Path(__file__).parents[1]
 FILE = Path("hyperparams") / "ezv2.yml"
@@ -51,6 +51,9 @@ def _is_whole(value: Any, low: int, high: float) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high and value % 1 == 0
 
 
+RATE = "a positive number, or like 'lin_1e-3', 'sqrt_1e-3_1000' or 'warmup_0.2_0.02_0.03'"
+
+
 def _is_rate(value: Any) -> bool:
     if isinstance(value, str):
         read_schedule(value)
@@ -78,7 +81,7 @@ KINDS = {
     ),
     "env_kwargs": Kind("a dictionary of arguments", lambda value: isinstance(value, Mapping)),
     "monitor_kwargs": Kind("a dictionary of arguments", _is_text_or_mapping),
-    "learning_rate": Kind("a positive number, or like 'lin_1e-3' or 'warmup_0.2_0.02_0.03'", _is_rate),
+    "learning_rate": Kind(RATE, _is_rate),
 }
 """Entries of a hyperparameter file that the zoo passes on without a question."""
 
@@ -228,21 +231,23 @@ def check_evaluated(hyperparams: Mapping[str, Any], normalize: Any, monitor_kwar
             check_known(value, known, f"the arguments of {callee.__name__} ({name})")
 
 
-def read_schedule(text: str) -> float | WarmUp:
-    """A learning rate that is written as text, such as ``lin_1e-3``, which falls to zero, or ``warmup_0.2_0.02_0.03``.
+def read_schedule(text: str) -> float | WarmUp | InverseSqrt:
+    """A learning rate that is written as text, such as ``lin_1e-3``, ``warmup_0.2_0.02_0.03`` or ``sqrt_1e-3_1000``.
 
-    :return: the rate at which it begins to fall, or the schedule
+    :return: the rate at which one begins that falls to zero, or the schedule
     :raises ValueError: if it is not written in this way
     """
     if text.startswith("warmup_"):
         return read_warm_up(text)
+    if text.startswith("sqrt_"):
+        return read_inverse_sqrt(text)
     try:
         name, value = text.split("_")
         rate = float(value)
     except ValueError:
         name, rate = "", 0.0
     if name != "lin" or not 0 < rate < math.inf:
-        raise ValueError(f"learning_rate={text!r} must be a number, or like 'lin_1e-3' or 'warmup_0.2_0.02_0.03'")
+        raise ValueError(f"learning_rate={text!r} must be {RATE}")
     return rate
 
 
@@ -256,6 +261,18 @@ def read_warm_up(text: str) -> WarmUp:
     except ValueError as error:
         raise ValueError(f"learning_rate={text!r} must be like 'warmup_0.2_0.02_0.03': rate, begin, end") from error
     return WarmUp(rate, begin, end)
+
+
+def read_inverse_sqrt(text: str) -> InverseSqrt:
+    """A learning rate such as ``sqrt_1e-3_1000``: the first rate, and over how many updates it begins to fall.
+
+    :raises ValueError: if it is not written in this way
+    """
+    try:
+        rate, n_updates = map(float, text.split("_")[1:])
+        return InverseSqrt(rate, n_updates)
+    except ValueError as error:
+        raise ValueError(f"learning_rate={text!r} must be like 'sqrt_1e-3_1000': first rate, updates") from error
 
 
 def check_names(hyperparams: Mapping[str, Any], algorithm: type) -> None:

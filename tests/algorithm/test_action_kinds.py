@@ -153,7 +153,7 @@ def space(request, monkeypatch) -> spaces.Space:
 @pytest.mark.parametrize("policy, network, images", [("MlpPolicy", {}, None), ("CnnPolicy", TINY_IMAGE_NETWORK, GREY)])
 def test_a_third_kind_learns_saves_loads_and_plans(space, policy, network, images, tmp_path):
     kwargs = {"policy_kwargs": network} if network else {}
-    model = tiny_model(RandomEnv(images, space), policy, random_repeat=2, **kwargs).learn(60)
+    model = tiny_model(RandomEnv(images, space), policy, learning_starts=20, **kwargs).learn(60)
     assert_finite_parameters(model)
     kind = model.policy.action_kind
     assert model.arguments.targets.n_step(model.policy.action_kind) == kind.td_steps

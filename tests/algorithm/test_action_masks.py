@@ -44,7 +44,7 @@ def stored_masks_are_those_of_their_states(model: EfficientZeroV2) -> None:
 
 def test_only_legal_actions_are_taken_and_masks_are_stored(space):
     """The environment raises where an action is illegal: random ones and those of a search."""
-    model = tiny_model(masked_envs(space), random_repeat=3).learn(80)
+    model = tiny_model(masked_envs(space)).learn(80)
     assert_finite_parameters(model)
     stored_masks_are_those_of_their_states(model)
     kind = model.policy.action_kind

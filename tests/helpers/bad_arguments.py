@@ -71,7 +71,7 @@ LEGAL: dict[str, Legal] = {
     "gradient_steps": whole(-1),
     "replay_buffer_class": only(None),
     "replay_buffer_kwargs": only(None, {}),
-    "random_repeat": whole(1),
+    "novelty_coef": real(0.0, 1e6),
     "n_simulations": whole(1, 10_000),
     "n_candidates": whole(1, 10_000),
     "n_considered": whole(1, 3, none=True),

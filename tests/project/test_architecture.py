@@ -25,7 +25,8 @@ BELOW = {
     "learning": {"planning", "replay", "networks", "common"},
     "algorithm": {"learning", "planning", "replay", "networks", "search", "common"},
 }
-BELOW["zoo"] = {"algorithm", "envs", *BELOW["algorithm"]}
+BELOW["inspection"] = {"algorithm", "envs", *BELOW["algorithm"]}
+BELOW["zoo"] = {"inspection", *BELOW["inspection"]}
 BELOW["commands"] = {"zoo", *BELOW["zoo"]}
 AT_THE_TOP = {
     "checkpoints": "algorithm",
@@ -44,6 +45,7 @@ AT_THE_TOP = {
     "enjoy": "commands",
     "record_video": "commands",
     "plot": "commands",
+    "inspect_run": "commands",
     "push_to_hub": "commands",
     "load_from_hub": "commands",
     "": "commands",  # sb3_ezv2/__init__.py, which offers the public names
@@ -203,6 +205,8 @@ def test_nothing_is_unfinished(module):
         ("sb3_ezv2.ezv2", "from sb3_ezv2 import EfficientZeroV2"),
         ("sb3_ezv2.replay.buffer", "from sb3_ezv2.networks.supports import compress"),
         ("sb3_ezv2.planning.planner", "from sb3_ezv2.replay import buffer"),
+        ("sb3_ezv2.ezv2", "from sb3_ezv2.inspection.report import inspect_model"),
+        ("sb3_ezv2.inspection.report", "from sb3_ezv2.zoo.curves import draw"),
         ("sb3_ezv2.search.tree", "from sb3_ezv2.networks.supports import compress"),
         ("sb3_ezv2.envs.atari", "from sb3_ezv2.common.type_aliases import Masks"),
         ("sb3_ezv2.search.tree", "import torch as th"),

@@ -14,6 +14,7 @@ import pytest
 from stable_baselines3.common.logger import Logger
 
 import sb3_ezv2
+from sb3_ezv2.inspection import InspectionCallback
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "sb3_ezv2"
@@ -225,7 +226,7 @@ class RecordingLogger(Logger):
 
 
 @pytest.fixture(scope="module")
-def keys_of_short_runs() -> set[str]:
+def keys_of_short_runs(tmp_path_factory) -> set[str]:
     """Keys recorded by a few updates with each kind of action."""
     keys: set[str] = set()
     for env_id in ("CartPole-v1", "Pendulum-v1"):
@@ -233,7 +234,9 @@ def keys_of_short_runs() -> set[str]:
         logger = RecordingLogger()
         model.set_logger(logger)
         # Random steps for nearly an episode of Pendulum (200 steps), then updates until its statistics have appeared.
-        model.learn(205, log_interval=1)
+        folder = tmp_path_factory.mktemp("pages")
+        inspection = InspectionCallback(env_id, every=200, folder=folder, n_episodes=1, max_steps=200)
+        model.learn(205, log_interval=1, callback=inspection)
         assert all(np.isfinite(value) for value in logger.name_to_value.values())
         keys |= logger.keys
     return keys

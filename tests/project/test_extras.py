@@ -111,6 +111,8 @@ def run_zoo(new: Installed) -> None:
     new.run("ezv2-enjoy", "--env", "CartPole-v1", "--no-render", "-n", "20")
     new.run("ezv2-record-video", "--env", "CartPole-v1", "-n", "20")
     assert list(run.rglob("*.mp4"))
+    new.run("ezv2-inspect", "--env", "CartPole-v1", "-n", "1")
+    assert (run / "inspection.html").is_file()
     new.run("ezv2-push-to-hub", "--env", "CartPole-v1", "-orga", "us", "-n", "30", "--dry-run")
     assert (new.cwd / "hub" / "ezv2-CartPole-v1" / "replay.mp4").stat().st_size > 0
     new.run("ezv2-load-from-hub", "--env", "CartPole-v1", "-orga", "us", "--local", "hub", "-f", "fetched")

@@ -68,6 +68,7 @@ def test_the_wheel_holds_code_types_and_hyperparameters(wheel):
         commands = archive.read(entry_points).decode()
     for command in COMMANDS:
         assert f"ezv2-{command} = sb3_ezv2.{command.replace('-', '_')}:main" in commands
+    assert "ezv2-inspect = sb3_ezv2.inspect_run:main" in commands
 
 
 def test_the_installed_command_trains(new_environment, tmp_path):

@@ -16,6 +16,7 @@ from matplotlib.image import imread
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_ezv2 import EfficientZeroV2
+from sb3_ezv2.inspection.plan_frames import WIDTH
 from sb3_ezv2.policies import PlanningPolicy
 from tests.helpers.zoo import TINY, files, run, start, train
 
@@ -103,6 +104,29 @@ def test_record_video(trained):
     assert frames[0].ndim == 3 and frames[0].shape[2] == 3
     assert np.std(frames[0]) > 1
     assert any(not np.array_equal(frames[0], frame) for frame in frames[1:])
+
+
+def test_plans_beside_the_frames_of_a_video(trained):
+    if trained.env == WALKER:
+        pytest.skip("drawing MuJoCo is tried by test_record_video")
+    pytest.importorskip("pygame")
+    moviepy = pytest.importorskip("moviepy")
+    output = trained.cwd / "plans"
+    run("record_video", "--env", trained.env, "-n", "12", "--plans", "-o", str(output), cwd=trained.cwd)
+    (video,) = output.glob("*.mp4")
+    with moviepy.VideoFileClip(str(video)) as clip:
+        frames = [frame for frame in clip.iter_frames()]
+    assert len(frames) >= 12
+    panels = [frame[:, -WIDTH:] for frame in frames]
+    assert all(panel.std() > 10 for panel in panels)
+    assert any(not np.array_equal(panels[0], panel) for panel in panels[1:])
+
+
+def test_inspect(trained):
+    output = run("inspect_run", "--env", trained.env, "-n", "1", "--max-steps", "60", "--no-render", cwd=trained.cwd)
+    text = (trained.folder / "inspection.html").read_text(encoding="utf-8")
+    assert f"EfficientZeroV2 on {trained.env}, {N_STEPS} steps" in text and text.count("<img") > 8
+    assert "departure_rate" in output and "Left out: the rendered frame: the environment renders nothing" in output
 
 
 def test_plot(trained):

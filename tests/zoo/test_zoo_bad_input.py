@@ -162,6 +162,39 @@ def test_the_extra_is_named(error, extra):
     assert (f"sb3_ezv2[{extra}]" in user_errors.one_line(error)) == (extra is not None)
 
 
+# -- inspecting --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--algo", "ppo"], "--algo ppo: only models of ezv2 plan"),
+        (["-n", "0"], "argument -n/--n-episodes: 0 must be at least 1"),
+        (["--max-steps", "-5"], "argument --max-steps: -5 must be at least 1"),
+        (["-o", "page.png"], "-o/--output 'page.png' must end in .html"),
+        (["--exp-id", "7"], "was not found"),
+        (["--load-best"], "No model found"),
+        (["--device", "abacus"], "argument --device: 'abacus' is no device"),
+    ],
+)
+def test_inspecting_what_cannot_be(capsys, model_file, tmp_path, arguments, message):
+    before = files(tmp_path)
+    assert message in refused(capsys, "inspect", "--env", "CartPole-v1", *arguments)
+    assert files(tmp_path) == before
+
+
+def test_inspecting_an_untrained_model_says_so(capsys, model_file):
+    command_line.run("inspect", ["--env", "CartPole-v1", "-n", "1", "--max-steps", "20"])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "no update" in line]
+    assert line.startswith("Left out: what a trained model would show")
+    assert (model_file.parent / "inspection.html").is_file()
+
+
+def test_plans_of_several_environments(capsys, model_file):
+    line = refused(capsys, "record_video", "--env", "CartPole-v1", "--plans", "--n-envs", "2", "-n", "3")
+    assert "--plans shows one environment, and there are 2: leave out --n-envs" in line
+
+
 # -- model files -------------------------------------------------------------------------------------------------------
 
 

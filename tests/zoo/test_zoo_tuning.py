@@ -71,7 +71,7 @@ def test_the_space_contains_the_shipped_settings():
 
 
 NOT_TUNED = ZOO_NAMES | {
-    "learning_starts", "random_repeat", "train_freq", "policy_kwargs", "n_considered", "consistency_coef",
+    "learning_starts", "novelty_coef", "train_freq", "policy_kwargs", "n_considered", "consistency_coef",
 }  # fmt: skip
 
 

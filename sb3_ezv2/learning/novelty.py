@@ -1,0 +1,171 @@
+"""An intrinsic reward for as long as the rewards of the environment tell nothing apart."""
+
+import numpy as np
+import torch as th
+import torch.nn.functional as F
+
+from sb3_ezv2.common.normalization import Normalizer
+from sb3_ezv2.common.tensors import to_tensors
+from sb3_ezv2.common.type_aliases import TrajectoryBatch
+from sb3_ezv2.learning.statistics import typical_size
+from sb3_ezv2.networks.model import EfficientZeroModel
+from sb3_ezv2.replay.buffer import TrajectoryReplayBuffer
+from sb3_ezv2.replay.slots import EMPTY, TERMINATED, TRANSITION
+
+ENOUGH = 10
+"""So many transitions that tell states apart, by their reward or by a terminal end, are enough to learn from."""
+EXACT = 1e-3
+"""A reward is given by the action if the fit misses it by at most this share of the rewards' size."""
+N_REFERENCES, N_NEIGHBOURS = 512, 4
+GRID = 8
+"""Images are compared after pooling to this many rows and columns."""
+
+
+def n_informative(rewards: np.ndarray, actions: np.ndarray) -> int:
+    """How many rewards tell states apart: those that are not what a function of the action alone gives.
+
+    The function is a linear one of ``actions``, their absolute values and their squares, which covers the usual costs
+    of actions; it is fitted twice, the second time without the rewards that the first fit missed most.
+
+    :param rewards: of all stored transitions ``[n]``
+    :param actions: encoded ``[n, dim]``
+    """
+    if len(rewards) == 0:
+        return 0
+    features = np.concatenate([np.ones((len(rewards), 1)), actions, np.abs(actions), actions**2], axis=1)
+    spread = rewards.max() - rewards.min()
+    fitted = np.ones(len(rewards), bool)
+    for _ in range(2):
+        weights = np.linalg.lstsq(features[fitted], rewards[fitted].astype(np.float64), rcond=None)[0]
+        missed = np.abs(rewards - features @ weights)
+        fitted = missed <= np.quantile(missed, 0.9)
+    return int(np.count_nonzero(missed > EXACT * max(spread, np.abs(rewards).max())))
+
+
+def as_vectors(model: EfficientZeroModel, observations: dict[str, th.Tensor]) -> th.Tensor:
+    """Observations as vectors ``[n, dim]`` in standard deviations; images are pooled."""
+    parts = [model.normalised(observations)]
+    for key in model.spaces:
+        if key not in model.flat_parts():
+            images = observations[key].float() / 255.0
+            parts.append(F.adaptive_avg_pool2d(images, GRID).flatten(1))
+    return th.cat(parts, dim=1)
+
+
+def _vectors(
+    slots: np.ndarray, buffer: TrajectoryReplayBuffer, model: EfficientZeroModel, normalizer: Normalizer
+) -> th.Tensor:
+    """:func:`as_vectors` of the observations in ``slots [n]``."""
+    return as_vectors(model, to_tensors(buffer.observations_at(slots, normalizer), model.reward_scale.device))
+
+
+def _encoded_actions(buffer: TrajectoryReplayBuffer, model: EfficientZeroModel) -> np.ndarray:
+    """Actions of all stored transitions ``[n, dim]``."""
+    actions = th.from_numpy(buffer.actions[buffer.kinds == TRANSITION])
+    return model.action_kind.encode(actions).flatten(1).double().numpy()
+
+
+class Novelty:
+    """Distance of an observation to its neighbours in the buffer, as a reward for arriving there.
+
+    While nothing ends and rewards are what the action alone gives, such as none at all, a constant or the cost of the
+    action, all states have the same value and a search has nothing to search for. Then the reward of a transition is
+    ``coefficient * unit * (b - mean b)`` with ``b = d / (d + mean d)``, where ``d`` is the distance of the next
+    observation to its nearest neighbours among observations drawn from the buffer (a particle estimate of the entropy
+    of visited states, as in Liu and Abbeel 2021). Over the first :data:`ENOUGH` transitions that tell states apart the
+    environment's rewards take its place.
+    """
+
+    def __init__(self) -> None:
+        self.share = 0.0  # of the reward that is intrinsic
+        self.weight = 0.0  # of the intrinsic reward, in the environment's units
+        self.distance, self.middle = 1.0, 0.0  # means of d and b
+        self.references = np.empty((0, 0), np.float32)  # observations that others are compared with, as vectors
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that is kept, by name."""
+        return {
+            "numbers": np.array([self.share, self.weight, self.distance, self.middle]),
+            "references": self.references,
+        }
+
+    def use(self, numbers: np.ndarray, references: np.ndarray) -> None:
+        """Go on from what :meth:`arrays` gave."""
+        self.share, self.weight, self.distance, self.middle = numbers.tolist()
+        self.references = references
+
+    @th.no_grad()
+    def refresh(
+        self,
+        coefficient: float,
+        rewards: np.ndarray,
+        buffer: TrajectoryReplayBuffer,
+        model: EfficientZeroModel,
+        normalizer: Normalizer,
+        rng: np.random.Generator,
+    ) -> None:
+        """Draw new observations to compare with, or switch off.
+
+        :param coefficient: weight of the intrinsic reward in units of the rewards
+        :param rewards: of all stored transitions ``[n]``
+        :param buffer: that stores them
+        :param model: normalises observations
+        :param normalizer: of observations
+        :param rng: source of all randomness
+        """
+        self.share, n = 0.0, int((buffer.kinds == TERMINATED).sum())
+        if coefficient > 0.0 and n < ENOUGH:
+            n += n_informative(rewards, _encoded_actions(buffer, model))
+            self.share = max(0.0, 1.0 - n / ENOUGH)
+        if self.share == 0.0:
+            self.references = self.references[:0]
+            return
+        self.weight = coefficient * (typical_size(rewards) or 1.0)
+        slots = np.flatnonzero(buffer.kinds.reshape(-1) != EMPTY)
+        chosen = rng.choice(slots, min(N_REFERENCES, len(slots)), replace=False)
+        self.references = _vectors(chosen, buffer, model, normalizer).cpu().numpy()
+        distances = self._distances(th.from_numpy(self.references))
+        self.distance = float(distances.mean()) or 1.0
+        self.middle = float((distances / (distances + self.distance)).mean())
+
+    def _distances(self, vectors: th.Tensor) -> th.Tensor:
+        """Mean distance ``[n]`` of ``vectors [n, dim]`` to their nearest neighbours."""
+        references = th.from_numpy(self.references).to(vectors.device)
+        nearest = th.cdist(vectors, references).topk(min(N_NEIGHBOURS, len(references)), largest=False)
+        return nearest.values.mean(dim=1)
+
+    @th.no_grad()
+    def bonus(
+        self, slots: np.ndarray, buffer: TrajectoryReplayBuffer, model: EfficientZeroModel, normalizer: Normalizer
+    ) -> np.ndarray:
+        """Intrinsic rewards of arriving at the observations in ``slots``, of their shape."""
+        distinct, inverse = np.unique(slots, return_inverse=True)
+        distances = self._distances(_vectors(distinct, buffer, model, normalizer))
+        found = distances / (distances + self.distance) - self.middle
+        return (self.weight * found.cpu().numpy())[inverse.reshape(slots.shape)]
+
+    def mixed(
+        self,
+        rewards: np.ndarray,
+        following: np.ndarray,
+        buffer: TrajectoryReplayBuffer,
+        model: EfficientZeroModel,
+        normalizer: Normalizer,
+    ) -> np.ndarray:
+        """Rewards to learn from, given those of the environment and the slots of the observations that followed."""
+        if self.share == 0.0:
+            return rewards
+        mixed = (1.0 - self.share) * rewards + self.share * self.bonus(following, buffer, model, normalizer)
+        return mixed.astype(rewards.dtype)
+
+    def mixed_batch(
+        self, batch: TrajectoryBatch, buffer: TrajectoryReplayBuffer, model: EfficientZeroModel, normalizer: Normalizer
+    ) -> TrajectoryBatch:
+        """A batch with these rewards; past the ends they stay zero."""
+        if self.share == 0.0:
+            return batch
+        n = batch.rewards.shape[1]
+        inside = np.arange(n) < batch.n_ahead[:, None]
+        rewards = batch.rewards.copy()
+        rewards[inside] = self.mixed(rewards[inside], batch.slots[:, 1 : n + 1][inside], buffer, model, normalizer)
+        return batch._replace(rewards=rewards)
