@@ -19,6 +19,8 @@ PAGES = {
     "td_steps_": "docs/deviations.md",
     "classic_control": "docs/zoo.md",
     "pong_cpu": "README.md",
+    "action_spaces/walk": "docs/action_masks.md",
+    "action_spaces": "docs/action_spaces.md",
     "replay_memory": "docs/algorithm.md",
     "search_cost": "docs/performance.md",
     "cost_growth": "docs/performance.md",

@@ -14,8 +14,8 @@ from sb3_ezv2.common.actions import ActionKind
 from sb3_ezv2.common.arguments import FIXED, ArgumentGroup, OneOf, Real, Whole, keywords, kinds_of, shown, switch
 from sb3_ezv2.learning.losses import LossCoefficients
 from sb3_ezv2.learning.updates import UpdateSettings
-from sb3_ezv2.policies import SearchArguments
 from sb3_ezv2.replay.buffer import TrajectoryReplayBuffer
+from sb3_ezv2.search_arguments import SearchArguments
 
 MOST_THREADS = 1024
 DEVICES = ("cpu", "cuda", "mps")

@@ -20,8 +20,9 @@ from sb3_ezv2.learning.reanalyze import MixedValueRule, Reanalyzer
 from sb3_ezv2.learning.statistics import DataStatistics, set_rewards
 from sb3_ezv2.learning.updates import Updater
 from sb3_ezv2.offline import OfflineAlgorithm
-from sb3_ezv2.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PlanningPolicy, SearchArguments, policy_for
+from sb3_ezv2.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PlanningPolicy, policy_for
 from sb3_ezv2.replay.buffer import TrajectoryReplayBuffer
+from sb3_ezv2.search_arguments import SearchArguments
 
 SelfEfficientZeroV2 = TypeVar("SelfEfficientZeroV2", bound="EfficientZeroV2")
 
@@ -266,10 +267,10 @@ class EfficientZeroV2(OfflineAlgorithm):
     def _choose_actions(self, n_envs: int, learning_starts: int) -> np.ndarray:
         """Actions counted from 0 or scaled to [-1, 1]: random ones first, then those of an exploring search."""
         if self.num_timesteps < learning_starts:
-            return self.random_actions.draw(self.rng)
+            return self.random_actions.draw(self.rng, self._masks())
         assert self._last_obs is not None
         tensors, _ = self.policy.obs_to_tensor(self._last_obs)
-        plan = self.policy.search(tensors)
+        plan = self.policy.search(tensors, masks=self._masks())
         self.diagnostics.root_values = plan.root_values
         return plan.actions
 

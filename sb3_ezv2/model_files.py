@@ -40,6 +40,7 @@ class SavedAlgorithm(ReplayAlgorithm):
                 "updater",
                 "rng",
                 "random_actions",
+                "_last_masks",
                 "_stream_is_whole",
                 "_n_own_calls",
             ),

@@ -3,8 +3,8 @@
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, BinaryIO, ClassVar, TypeVar
+from dataclasses import replace
+from typing import Any, BinaryIO, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
@@ -13,69 +13,21 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.common.utils import get_device
 
+from sb3_ezv2.common.action_masks import checked_masks
 from sb3_ezv2.common.actions import ActionKind, Sampling, action_kind_of
-from sb3_ezv2.common.arguments import (
-    FIXED,
-    ArgumentGroup,
-    Real,
-    Whole,
-    argument_names,
-    check_known,
-    keywords,
-    shown,
-    switch,
-)
+from sb3_ezv2.common.arguments import argument_names, check_known, keywords, shown, switch
 from sb3_ezv2.common.files import open_to_replace
 from sb3_ezv2.common.random_numbers import GloballySeeded
 from sb3_ezv2.common.spaces import MIN_IMAGE_SIZE, image_parts
-from sb3_ezv2.common.type_aliases import Plan
+from sb3_ezv2.common.type_aliases import Noise, Plan
 from sb3_ezv2.networks.builders import ImageNetwork, VectorNetwork, image_model, vector_model
 from sb3_ezv2.networks.copies import ModelCopies
 from sb3_ezv2.networks.model import EfficientZeroModel
-from sb3_ezv2.planning.planner import Planner
+from sb3_ezv2.planning.torch_nodes import TensorNoise
 from sb3_ezv2.policy_files import read_policy, write_policy
+from sb3_ezv2.search_arguments import SearchArguments
 
 SelfPlanningPolicy = TypeVar("SelfPlanningPolicy", bound="PlanningPolicy")
-
-MOST_SIMULATIONS = 10_000
-
-
-@dataclass(frozen=True)
-class SearchArguments(ArgumentGroup):
-    """How a policy searches.
-
-    :param gamma: discount of one step
-    :param n_simulations: model calls per search
-    :param n_candidates: actions sampled at the root of a continuous search; ``Discrete`` always considers all
-    :param n_considered: candidates that sequential halving starts with; ``None`` for half the simulations, at most all
-    :param n_policy_candidates: candidates that come from the policy itself while exploring
-    :param flatten_factor: multiplies the standard deviation of the policy that the other candidates come from
-    """
-
-    gamma: Annotated[float, Real(0.0, 1.0), FIXED] = 0.99
-    n_simulations: Annotated[int, Whole(1, MOST_SIMULATIONS)] = 16
-    n_candidates: Annotated[int, Whole(1, MOST_SIMULATIONS), FIXED] = 16
-    n_considered: Annotated[int | None, Whole(1, MOST_SIMULATIONS)] = None
-    n_policy_candidates: Annotated[int, Whole(0, MOST_SIMULATIONS), FIXED] = 4
-    flatten_factor: Annotated[float, Real(1.0, 1e3), FIXED] = 3.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        Whole(0, self.n_candidates, "the number of candidates")("n_policy_candidates", self.n_policy_candidates)
-
-    def planner(self, n_candidates: int) -> Planner:
-        """What searches in this way.
-
-        :param n_candidates: actions that there are at a root
-        :raises ValueError: if there are fewer of them than ``n_considered``
-        """
-        considered = self.n_considered or max(1, min(self.n_simulations // 2, n_candidates))
-        if considered > n_candidates:
-            raise ValueError(
-                f"n_considered={considered} must lie between 1 and the number of candidates, {n_candidates}; lower it "
-                "or raise n_candidates"
-            )
-        return Planner(self.n_simulations, considered, self.gamma)
 
 
 class PlanningPolicy(BasePolicy):
@@ -97,6 +49,7 @@ class PlanningPolicy(BasePolicy):
     """
 
     network_class: ClassVar[type[VectorNetwork] | type[ImageNetwork]]
+    _given_masks: np.ndarray | None = None  # to the call of predict that is going on
 
     def __init__(
         self,
@@ -214,33 +167,44 @@ class PlanningPolicy(BasePolicy):
         self.search_arguments = arguments
 
     def search(
-        self, observations: PyTorchObs, deterministic: bool = False, rng: np.random.Generator | None = None
+        self,
+        observations: PyTorchObs,
+        deterministic: bool = False,
+        rng: np.random.Generator | None = None,
+        masks: np.ndarray | None = None,
     ) -> Plan:
         """Plan for tensors ``[n, ...]``; actions of a ``Box`` come scaled to [-1, 1], discrete ones count from 0.
 
         :param observations: as ``obs_to_tensor`` makes them
         :param deterministic: greedy instead of exploring
         :param rng: source of the noise while exploring; ``None`` for the one of learning
+        :param masks: of the legal choices ``[n, mask_size]``; ``None`` for all
         """
         named = self._named_tensors(observations)
         if deterministic:
-            return self.planner.plan(
-                self.average_model, named, self.planner.greedy_noise(self.average_model), explore=False
-            )
-        n = len(next(iter(named.values())))
-        noise = self.planner.draw_noise(self.average_model, n, self.rng if rng is None else rng)
-        return self.planner.plan(self.average_model, named, noise, explore=True)
+            noise: Noise | TensorNoise = self.planner.greedy_noise(self.average_model)
+        else:
+            n = len(next(iter(named.values())))
+            noise = self.planner.draw_noise(self.average_model, n, self.rng if rng is None else rng)
+        return self.planner.plan(self.average_model, named, noise, not deterministic, masks)
 
-    def plan(self, observation: np.ndarray | dict[str, np.ndarray], deterministic: bool = False) -> Plan:
+    def plan(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        deterministic: bool = False,
+        action_masks: np.ndarray | None = None,
+    ) -> Plan:
         """Search from one or several observations and show everything that the search found.
 
         :param observation: as for ``predict``; a single one counts as a batch of one
         :param deterministic: greedy instead of exploring, as for ``predict``
+        :param action_masks: of the legal actions, as for ``predict``
         :return: chosen actions, candidates, improved policy, visit counts and root values, one row per observation;
             actions and candidates are in the environment's own units
         """
         tensors, _ = self.obs_to_tensor(observation)
-        plan = self.search(tensors, deterministic, None if deterministic else self.prediction_noise.generator())
+        masks = self._checked_masks(tensors, action_masks)
+        plan = self.search(tensors, deterministic, None if deterministic else self.prediction_noise.generator(), masks)
         return plan._replace(actions=self.to_env_actions(plan.actions), candidates=self.to_env_actions(plan.candidates))
 
     @contextmanager
@@ -259,6 +223,22 @@ class PlanningPolicy(BasePolicy):
             yield
         finally:
             self.set_search(usual)
+
+    @contextmanager
+    def masked(self, action_masks: np.ndarray | None) -> Iterator[None]:
+        """Let ``predict`` choose legal actions only within a ``with``.
+
+        :param action_masks: one for every observation of the prediction; ``None`` where all are legal
+        """
+        self._given_masks = action_masks
+        try:
+            yield
+        finally:
+            self._given_masks = None
+
+    def _checked_masks(self, tensors: PyTorchObs, action_masks: Any) -> np.ndarray | None:
+        n = len(next(iter(self._named_tensors(tensors).values())))
+        return None if action_masks is None else checked_masks(action_masks, n, self.action_kind, "action_masks")
 
     def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
         """Actions of ``predict`` between the bounds; see ``BasePolicy.unscale_action``."""
@@ -280,9 +260,10 @@ class PlanningPolicy(BasePolicy):
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         if th.jit.is_tracing():  # type: ignore[attr-defined]
             raise ValueError("a search cannot be traced, its actions would be constants; use model.export_onnx(path)")
+        masks = self._checked_masks(observation, self._given_masks)
         # Asking the global generator where it stands takes a tenth of a search.
         rng = None if deterministic else self.prediction_noise.generator()
-        actions = self.search(observation, deterministic, rng).actions
+        actions = self.search(observation, deterministic, rng, masks).actions
         # Scaled ones are brought to the bounds by ``predict``.
         return th.as_tensor(actions if self.action_kind.scaled else self.to_env_actions(actions))
 

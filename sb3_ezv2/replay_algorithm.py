@@ -23,6 +23,7 @@ from stable_baselines3.common.type_aliases import RolloutReturn, TrainFreq
 from stable_baselines3.common.utils import safe_mean, should_collect_more_steps
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ezv2.common.action_masks import masks_of, offers_masks, with_masks
 from sb3_ezv2.common.arguments import argument_names, check_known
 from sb3_ezv2.common.files import open_to_replace
 from sb3_ezv2.common.normalization import Normalizer
@@ -70,6 +71,8 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
     _begun_rollout = NO_ROLLOUT  # steps, transitions and episodes collected since the last updates
     _updates_due = 0  # for what has been collected
     _logged_episodes = 0
+    has_action_masks = False  # whether the environments say which actions are legal; saved with the model
+    _last_masks: np.ndarray | None = None  # of the last observations, None before they are asked for
     _n_stack = 1  # of VecFrameStack; saved with the model, which may be loaded without environments
 
     def _setup_model(self) -> None:
@@ -85,6 +88,7 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
         n_simulations: int | None = None,
+        action_masks: np.ndarray | None = None,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """Actions for one or several observations; see ``BasePolicy.predict``.
 
@@ -94,9 +98,12 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
         :param deterministic: greedy instead of exploring. Exploring draws from a generator of its own, which
             Stable-Baselines3's ``set_random_seed`` governs, and leaves the random numbers of learning alone
         :param n_simulations: model calls of this search, for a quicker or a deeper plan; ``None`` for the usual number
+        :param action_masks: which actions are legal, as ``sb3_contrib.common.maskable.utils.get_action_masks`` gives
+            them, one mask for every observation; ``None`` for all. Illegal ones are never chosen
         :return: actions in the environment's own units, and ``state``
+        :raises ValueError: if the masks are none of these observations, or allow nothing
         """
-        with self.policy.simulations(n_simulations):
+        with self.policy.simulations(n_simulations), self.policy.masked(action_masks):
             return super().predict(observation, state, episode_start, deterministic)
 
     def warm_up(self, n_observations: int = 1) -> None:
@@ -128,12 +135,15 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
         kwargs = dict(arguments.replay_buffer_kwargs or {})
         if self.env is not None:
             self._n_stack = frames_stacked_by(self.env)
+            self.has_action_masks = offers_masks(self.env)
         buffer_class = arguments.replay_buffer_class or TrajectoryReplayBuffer
         given = {"self", "buffer_size", "observation_space", "action_space", "n_envs"}
         known = argument_names(TrajectoryReplayBuffer.__init__) | argument_names(buffer_class.__init__)
         check_known(kwargs, known - given, f"{buffer_class.__name__}'s replay_buffer_kwargs")
         if buffer_class is TrajectoryReplayBuffer:
             kwargs.setdefault("n_stack", self._n_stack)
+        if self.has_action_masks:
+            kwargs["action_masks"] = True
         # In the worst case every episode is one step long and takes two places, the newest observations one each.
         fewest = self.n_envs * ((arguments.buffer_size // self.n_envs - 1) // 2)
         if fewest < arguments.batch_size:
@@ -151,6 +161,12 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
             # The last step was interrupted between the environment and the buffer, or the environments are no longer
             # where it left them: begin again from a reset.
             self._last_obs = None
+        if self.env is not None and offers_masks(self.env) != self.has_action_masks:
+            now, then = ("do not have", "had") if self.has_action_masks else ("have", "had not")
+            raise ValueError(
+                f"the environments {now} action_masks(), and those that the model was made for {then}; make or load a "
+                "model with these"
+            )
         before = self._n_calls
         result = super()._setup_learn(*args, **kwargs)
         if self.num_timesteps == 0:  # a new run
@@ -180,14 +196,26 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
     def _start_streams(self) -> None:
         """Begin new streams with the first observations after a reset, and check these."""
         self.replay_buffer.close_streams()
+        self._last_masks = None
         assert self._last_obs is not None
         first = self.normalizer.raw_observations(self._last_obs)
         try:
             check_finite("the first observation", first)
+            self._masks()
         except ValueError:
             self._last_obs = None  # the next call of learn resets the environments again
             raise
         self._last_original_obs = first
+
+    def _masks(self) -> np.ndarray | None:
+        """Masks of the last observations ``[n_envs, mask_size]``; ``None`` if the environments have none.
+
+        :raises ValueError: naming the environment whose mask is none
+        """
+        if self.has_action_masks and self._last_masks is None:
+            assert self.env is not None
+            self._last_masks = masks_of(self.env, self.policy.action_kind)
+        return self._last_masks
 
     # -- collecting --------------------------------------------------------------------------------------------------
 
@@ -286,8 +314,12 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
         for terminal in terminals.values():
             check_finite("terminal observation", terminal)
         assert before is not None
-        raw_infos = [info | {"terminal_observation": terminals.get(i)} for i, info in enumerate(infos)]
-        self.replay_buffer.add(before, after, actions, rewards, dones, raw_infos)
+        old_masks, self._last_masks = self._last_masks, None
+        masks = self._masks()
+        stored = (with_masks(before, old_masks), with_masks(after, masks))
+        ends = {i: with_masks(part, None if masks is None else np.ones_like(masks[i])) for i, part in terminals.items()}
+        raw_infos = [info | {"terminal_observation": ends.get(i)} for i, info in enumerate(infos)]
+        self.replay_buffer.add(*stored, actions, rewards, dones, raw_infos)
         self._last_obs, self._last_original_obs = new_obs, after
 
     @property

@@ -32,17 +32,21 @@ class RandomActions:
         """All that is kept, by name."""
         return {name: getattr(self, name) for name in ("actions", "remaining", "durations", "until_redrawn")}
 
-    def draw(self, rng: np.random.Generator) -> np.ndarray:
-        """The actions of one step ``[n_envs, *shape]``.
+    def draw(self, rng: np.random.Generator, masks: np.ndarray | None = None) -> np.ndarray:
+        """The actions of one step ``[n_envs, *shape]``; held ones that have become illegal end.
 
         :param rng: source of all randomness
+        :param masks: of the legal choices ``[n_envs, mask_size]``; ``None`` for all
         """
+        if masks is not None:
+            self.remaining[~self.action_kind.are_legal(self.actions, masks)] = 0
         for env in np.flatnonzero(self.remaining == 0):
+            legal = {} if masks is None else {"masks": masks[env]}
             if self.until_redrawn[env] <= 0:
                 self.durations[env] = LONGEST ** rng.random()
                 self.until_redrawn[env] = int(LONGEST)
             self.remaining[env] = rng.geometric(1.0 / self.durations[env])
-            self.actions[env] = self.action_kind.random((), rng, extreme=rng.random() < EXTREME)
+            self.actions[env] = self.action_kind.random((), rng, extreme=rng.random() < EXTREME, **legal)
         self.remaining -= 1
         self.until_redrawn -= 1
         return self.actions.copy()

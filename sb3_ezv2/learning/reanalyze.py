@@ -201,10 +201,11 @@ class Reanalyzer:
         for chunk in in_chunks(model, slots):
             observations = to_tensors(buffer.observations_at(chunk, normalizer), model.reward_scale.device)
             noise = self.planner.draw_noise(model, len(chunk), rng)
-            plan = self.planner.plan(model, observations, noise, explore=True)
+            masks = buffer.masks_at(chunk)
+            plan = self.planner.plan(model, observations, noise, explore=True, masks=masks)
             found = model.action_kind.policy_targets(plan)
             if self.wants_statistics:
-                self.statistics, self.wants_statistics = search_statistics(model, observations, plan), False
+                self.statistics, self.wants_statistics = search_statistics(model, observations, plan, masks), False
             values.append(plan.improved_values)
             actions.append(found.actions)
             weights.append(found.weights)

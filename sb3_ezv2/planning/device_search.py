@@ -16,7 +16,7 @@ import numpy as np
 import torch as th
 
 from sb3_ezv2.common.recording import Recorder, padded
-from sb3_ezv2.common.tensors import addresses_of
+from sb3_ezv2.common.tensors import addresses_of, on_device
 from sb3_ezv2.common.type_aliases import Noise, SearchResult, SearchSettings
 from sb3_ezv2.networks.model import EfficientZeroModel
 from sb3_ezv2.planning.tensor_search import TreeOperations, back_up_tensors, select_tensors, tensor_search
@@ -32,6 +32,7 @@ class SearchInputs(NamedTuple):
 
     observations: dict[str, th.Tensor]  # [rows, ...]
     noise: TensorNoise  # of `rows` states
+    masks: th.Tensor | None = None  # [rows, mask_size] bool
 
 
 class Operations(NamedTuple):
@@ -65,7 +66,7 @@ def search_in_tensors(
     """
     root = model.initial_inference(inputs.observations)
     finite = th.isfinite(root.values) & th.isfinite(root.policies).all(dim=1)
-    nodes = TorchNodes(model, root, inputs.noise, settings.n_simulations, explore, operations.evaluate)
+    nodes = TorchNodes(model, root, inputs.noise, settings.n_simulations, explore, operations.evaluate, inputs.masks)
     found = tensor_search(
         root.values,
         nodes.candidates.logits,
@@ -75,6 +76,7 @@ def search_in_tensors(
         settings,
         model.reward_scale,
         operations.tree,
+        complete=inputs.masks is None and not model.action_kind.merges,
     )
     columns = [finite, found.selected, found.root_values, found.improved_values]
     tables = [found.improved_policy, found.visit_counts, nodes.candidates.actions.flatten(1)]
@@ -180,6 +182,7 @@ def plan_on_device(
     noise: Noise | TensorNoise,
     explore: bool,
     settings: SearchSettings,
+    masks: np.ndarray | None = None,
 ) -> tuple[SearchResult, np.ndarray] | None:
     """Search on the model's device; ``None`` if the network's answer is not finite.
 
@@ -190,23 +193,32 @@ def plan_on_device(
     :param noise: for ``n`` states or for one that all of them share
     :param explore: whether candidates come from the flattened policy too
     :param settings: of the search
+    :param masks: of the legal choices ``[n, mask_size]``; ``None`` for all
     """
     n, device = len(next(iter(observations.values()))), model.reward_scale.device
     rows = max(FEWEST_ROWS, padded(n))
     searches = _SEARCHES.get(model)
     if searches is None or searches.addresses != addresses_of(model):
         searches = _SEARCHES[model] = ModelSearches(model)
-    key = (rows, explore, settings, *((name, part.dtype, part.shape[1:]) for name, part in observations.items()))
+    key = (
+        rows,
+        explore,
+        settings,
+        masks is None,
+        *((name, part.dtype, part.shape[1:]) for name, part in observations.items()),
+    )
     search = searches.by_kind.get(key)
-    noise = noise_on_device(noise, device)
+    noise, legal = noise_on_device(noise, device), None if masks is None else on_device(masks, device)
     if search is None:
-        inputs, on_gpu = _static_inputs(observations, noise, rows), device.type == "cuda"
+        inputs, on_gpu = _static_inputs(observations, noise, legal, rows), device.type == "cuda"
         search = searches.by_kind[key] = RecordedSearch(model, inputs, explore, settings, on_gpu, searches.pool)
-    _fill(search.inputs, observations, noise, n)
+    _fill(search.inputs, observations, noise, legal, n)
     return unpack(search(model)[:n].cpu().numpy(), model.action_kind.n_candidates)
 
 
-def _static_inputs(observations: dict[str, th.Tensor], noise: TensorNoise, rows: int) -> SearchInputs:
+def _static_inputs(
+    observations: dict[str, th.Tensor], noise: TensorNoise, masks: th.Tensor | None, rows: int
+) -> SearchInputs:
     """Tensors of ``rows`` rows, all of them with the first state's numbers, which are valid ones."""
 
     def repeated(tensor: th.Tensor, axis: int) -> th.Tensor:
@@ -215,16 +227,21 @@ def _static_inputs(observations: dict[str, th.Tensor], noise: TensorNoise, rows:
     return SearchInputs(
         {key: repeated(part, 0) for key, part in observations.items()},
         TensorNoise(repeated(noise.gumbel, 0), repeated(noise.candidates, 0), repeated(noise.children, 1)),
+        None if masks is None else repeated(masks, 0),
     )
 
 
-def _fill(inputs: SearchInputs, observations: dict[str, th.Tensor], noise: TensorNoise, n: int) -> None:
+def _fill(
+    inputs: SearchInputs, observations: dict[str, th.Tensor], noise: TensorNoise, masks: th.Tensor | None, n: int
+) -> None:
     """Write the ``n`` states to be searched into the first rows."""
     for key, part in observations.items():
         inputs.observations[key][:n].copy_(part)
     inputs.noise.gumbel[:n].copy_(noise.gumbel)
     inputs.noise.candidates[:n].copy_(noise.candidates)
     inputs.noise.children[:, :n].copy_(noise.children)
+    if inputs.masks is not None and masks is not None:
+        inputs.masks[:n].copy_(masks)
 
 
 def draw_on_device(model: EfficientZeroModel, n: int, n_simulations: int, rng: np.random.Generator) -> TensorNoise:

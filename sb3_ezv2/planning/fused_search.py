@@ -55,17 +55,20 @@ class Nodes(NamedTuple):
     parents: np.ndarray  # [rows] int64
     edges: np.ndarray  # [rows] int64
     memory: np.ndarray  # [rows * weights.width] float32, working memory of the model
-    uniform: np.ndarray  # [n, n_candidates] float32, zeros: the prior logits of sampled actions
+    priors: np.ndarray  # [n, n_actions] float32, prior logits: zeros for sampled actions, those of a mask for others
 
 
-def _new_nodes(weights: ModelWeights, n_nodes: int, n: int, rows: int, n_candidates: int, n_children: int) -> Nodes:
+def _new_nodes(
+    weights: ModelWeights, n_nodes: int, n: int, rows: int, n_candidates: int, n_children: int, sampled: bool
+) -> Nodes:
+    action_dim = weights.actions.width if sampled else 0
     return Nodes(
         latents=np.empty((n_nodes, n, weights.latents.width), np.float32),
-        actions=np.empty((n_nodes, n, max(n_candidates, n_children), weights.actions.width), np.float32),
+        actions=np.empty((n_nodes, n, max(n_candidates, n_children), action_dim), np.float32),
         parents=np.empty(rows, np.int64),
         edges=np.empty(rows, np.int64),
         memory=np.empty(rows * weights.width, np.float32),
-        uniform=np.zeros((n, max(n_candidates, n_children)), np.float32),
+        priors=np.zeros((n, max(n_candidates, n_children)), np.float32),
     )
 
 
@@ -113,11 +116,15 @@ def _plant(
     nodes: Nodes,
     noise: Noise,
     gumbel: np.ndarray,
+    masks: np.ndarray,
     sampling: tuple,
     first: int,
+    n_considered: int,
     candidates: np.ndarray,
 ) -> bool:
     """Sample the states' candidates, where actions are sampled, and make the states roots of their trees.
+
+    Elsewhere ``masks [n, n_candidates]``, if there are any, say which actions are candidates.
 
     :return: whether values and policies are finite; if not, nothing is done
     """
@@ -127,14 +134,19 @@ def _plant(
     if finite:
         logits = policies
         if candidates.shape[2] > 0:
-            logits = nodes.uniform
+            logits = nodes.priors
             for state in range(n):
                 row = noise.candidates[min(first + state, noise.candidates.shape[0] - 1)]
                 sample_candidates(policies[state], row, sampling[0], sampling[1], candidates[state])
                 for i in range(candidates.shape[1]):
                     for d in range(candidates.shape[2]):
                         nodes.actions[0, state, i, d] = candidates[state, i, d]
-        plant(tree, values[:, 0], logits, gumbel, np.inf, -np.inf)
+        elif masks.shape[0] > 0:
+            logits = nodes.priors
+            for state in range(n):
+                for i in range(masks.shape[1]):
+                    logits[state, i] = policies[state, i] if masks[state, i] else -np.inf
+        plant(tree, values[:, 0], logits, gumbel, n_considered, np.inf, -np.inf)
     return finite
 
 
@@ -158,7 +170,7 @@ def _add_nodes(
         state, number = row % n, node + row // n
         logits = policies[row]
         if sampled:
-            logits = nodes.uniform[0, : noise.children.shape[2]]
+            logits = nodes.priors[0, : noise.children.shape[2]]
             noise_row = noise.children[number - 1, min(first + state, noise.children.shape[1] - 1)]
             sample_children(policies[row], noise_row, nodes.actions[number, state])
         if nodes.parents[row] == 0:
@@ -173,9 +185,9 @@ def _search_chunk(
     observations: np.ndarray,
     noise: Noise,
     gumbel: np.ndarray,
+    masks: np.ndarray,
     first: int,
     schedule: np.ndarray,
-    n_first: int,
     n_children: int,
     constants: Constants,
     sampling: tuple,
@@ -187,18 +199,15 @@ def _search_chunk(
 
     :return: whether their values and policies are finite; if not, they are not searched
     """
-    n, n_simulations, sampled = observations.shape[0], schedule.shape[0], candidates.shape[2] > 0
-    together = nodes.parents.shape[0] // n
-    n_batches = (n_first + together - 1) // together
+    n, n_simulations, sampled = observations.shape[0], schedule.shape[1], candidates.shape[2] > 0
+    together, n_first = nodes.parents.shape[0] // n, 0
     scores = np.empty(n_children, np.float64)
     write_observations(weights, observations, nodes.memory)
     node, rows, layers = 0, n, weights.initial
-    for step in range(1 + n_batches + n_simulations - n_first):
-        if step > 0:
-            node, rows, layers = step - n_batches + n_first, n, weights.recurrent
-            if step <= n_batches:  # considered candidates that have not been visited
-                node = 1 + (step - 1) * together
-                rows = n * min(together, n_first - node + 1)
+    while node <= n_simulations:
+        if node > 0:
+            layers = weights.recurrent
+            rows = n * max(min(together, n_first - node + 1), 1)  # considered candidates that have not been visited
             for row in range(rows):
                 simulation = node - 1 + row // n
                 nodes.parents[row], nodes.edges[row] = select(
@@ -207,10 +216,16 @@ def _search_chunk(
             _write_parents(weights, nodes, rows, sampled)
         run_layers(weights.flat, layers, nodes.memory, rows)
         _keep_latents(weights, nodes, node, rows)
-        if step > 0:
+        if node > 0:
             _add_nodes(weights, tree, nodes, noise, first, node, rows, sampled, constants)
-        elif not _plant(weights, tree, nodes, noise, gumbel, sampling, first, candidates):
-            return False
+        else:
+            n_considered = schedule.shape[0] - 1
+            if not _plant(weights, tree, nodes, noise, gumbel, masks, sampling, first, n_considered, candidates):
+                return False
+            n_first = n_simulations
+            for row in range(n):
+                n_first = min(n_first, tree.n_considered[row])
+        node += rows // n
     return True
 
 
@@ -265,6 +280,7 @@ def fused_search(
     value_unit: float,
     n_children: int,
     sampling: tuple[int, float],
+    masks: np.ndarray | None = None,
 ) -> tuple[SearchResult, np.ndarray] | None:
     """Search from real observations.
 
@@ -276,12 +292,14 @@ def fused_search(
     :param n_children: number of actions at every node below the root
     :param sampling: number of candidates from the policy itself (negative to act greedily) and the factor of the
         flattened policy's standard deviation, see :func:`~sb3_ezv2.planning.fused_network.sample_candidates`
+    :param masks: which actions are candidates ``[n, n_candidates]`` bool, where none is sampled; ``None`` for all
     :return: the result and the sampled candidates ``[n, n_candidates, noise_dim]``; ``None`` if a value or a policy of
         ``observations`` is not finite
     """
     n, n_candidates = len(observations), noise.gumbel.shape[1]
     schedule, constants = search_plan(settings, n_candidates, n_children, value_unit)
     n_first = min(settings.n_considered, settings.n_simulations)
+    masks = np.empty((0, n_candidates), np.bool_) if masks is None else np.array(masks, order="C")
     result = new_result(n, n_candidates)
     candidates = np.empty((n, n_candidates, noise.candidates.shape[2]), np.float32)
     # A copy in any case: a view could not be written to, and for arrays like that everything is compiled once more.
@@ -296,15 +314,16 @@ def fused_search(
         n_states = end - begin
         rows = rows_together(n_states)
         tree = new_tree(n_states, settings.n_simulations, n_candidates, n_children)
-        nodes = _new_nodes(weights, settings.n_simulations + 1, n_states, rows, n_candidates, n_children)
+        sampled = candidates.shape[2] > 0
+        nodes = _new_nodes(weights, settings.n_simulations + 1, n_states, rows, n_candidates, n_children, sampled)
         finite = _search_chunk(
             weights,
             observations[begin:end],
             noise,
             gumbel[begin:end],
+            masks[begin:end],
             begin,
             schedule,
-            n_first,
             n_children,
             constants,
             sampling,
@@ -335,6 +354,7 @@ def plan_fused(
     noise: Noise,
     explore: bool,
     settings: SearchSettings,
+    masks: np.ndarray | None = None,
 ) -> tuple[SearchResult, np.ndarray] | None:
     """Search with :func:`fused_search`, see :data:`~sb3_ezv2.planning.planner.PlanFunction`."""
     kind = model.action_kind
@@ -342,5 +362,5 @@ def plan_fused(
     assert sampling is not None
     flat = np.ascontiguousarray(model.vectors(observations).numpy(), np.float32)
     return fused_search(
-        model_weights(model), flat, noise, settings, float(model.reward_scale), kind.n_children, sampling
+        model_weights(model), flat, noise, settings, float(model.reward_scale), kind.n_children, sampling, masks
     )

@@ -15,7 +15,7 @@ from sb3_ezv2.planning.torch_nodes import TensorNoise
 from sb3_ezv2.planning.torch_search import plan_in_torch
 
 PlanFunction = Callable[..., tuple[SearchResult, np.ndarray] | None]
-"""``(model, observations, noise, explore, settings) -> results and candidates``.
+"""``(model, observations, noise, explore, settings, masks) -> results and candidates``.
 
 Arguments as in :meth:`Planner.plan`, noise and candidates as the model's kind of action has them: ``[n, ...]`` where it
 samples its candidates, else empty. ``None`` if the network's values or policies are not finite.
@@ -89,6 +89,7 @@ class Planner:
         observations: dict[str, th.Tensor],
         noise: Noise | TensorNoise,
         explore: bool,
+        masks: np.ndarray | None = None,
     ) -> Plan:
         """Search from the latent states of ``observations``.
 
@@ -97,12 +98,14 @@ class Planner:
         :param noise: for as many states from :meth:`draw_noise`, or from :meth:`greedy_noise`
         :param explore: whether candidates are chosen for exploration, see
             :meth:`~sb3_ezv2.common.actions.kind.ActionKind.candidates`
+        :param masks: of the legal choices ``[n, mask_size]`` bool, one or more of every state; ``None`` for all. What
+            follows on the first step is not masked
         :raises ValueError: if the network's values or policies are not finite
         """
         kind, settings = model.action_kind, self.settings(model)
         if _is_faster_on_host(model, len(next(iter(observations.values())))):
             model, observations = on_host(model), {key: part.cpu() for key, part in observations.items()}
-        found = choose_search(model)(model, observations, noise, explore, settings)
+        found = choose_search(model)(model, observations, noise, explore, settings, masks)
         if found is None:
             raise ValueError(
                 "the network's values or policies are not finite: training has diverged (use a lower learning_rate or "

@@ -13,12 +13,14 @@ All arithmetic is in float64, as in the numba search.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch as th
 
 from sb3_ezv2.common.type_aliases import SearchSettings
-from sb3_ezv2.search.sequential_halving import considered_visits
+from sb3_ezv2.search.sequential_halving import considered_visits, considered_visits_of_fewer
 
 GAIN, POWER, ON_PATH = range(3)
 """What a lineage holds of every ancestor: the discounted rewards from the edge into it to the node, the discount of the
@@ -151,7 +153,7 @@ def select_tensors(
     :param tree: the trees
     :param ancestors: ``[n_nodes, n_roots, n_nodes]`` float64, 1 where the third index is an ancestor of the first one
         or the node itself, the root excepted
-    :param considered: ``[1]`` visits that the root's action must already have, see
+    :param considered: ``[1]`` or ``[n_roots, 1]``, visits that the root's action must already have, see
         :func:`~sb3_ezv2.search.sequential_halving.considered_visits`
     :param n_children: actions at every node below the root
     :param constants: of the search
@@ -285,6 +287,23 @@ class TreeOperations(NamedTuple):
     back_up: Callable[..., tuple[TensorTree, th.Tensor]] = back_up_tensors
 
 
+@lru_cache(maxsize=16)
+def _schedules(n_considered: int, n_simulations: int, device: th.device) -> th.Tensor:
+    """:func:`~sb3_ezv2.search.sequential_halving.considered_visits_of_fewer` on the device, copied there once."""
+    return th.from_numpy(considered_visits_of_fewer(n_considered, n_simulations).astype(np.float64)).to(device)
+
+
+def schedule_of_roots(prior_logits: th.Tensor, settings: SearchSettings) -> th.Tensor:
+    """Visits that every root's action must already have ``[n_roots, n_simulations]`` float64.
+
+    :param prior_logits: ``[n_roots, n_candidates]``, ``-inf`` for what is no candidate
+    :param settings: budget
+    """
+    n_candidates = (prior_logits > -th.inf).sum(1)
+    schedules = _schedules(settings.n_considered, settings.n_simulations, prior_logits.device)
+    return schedules[n_candidates.clamp(1, settings.n_considered)]
+
+
 def tensor_search(
     values: th.Tensor,
     prior_logits: th.Tensor,
@@ -294,6 +313,7 @@ def tensor_search(
     settings: SearchSettings,
     value_unit: th.Tensor | float = 1.0,
     operations: TreeOperations | None = None,
+    complete: bool = True,
 ) -> TensorResult:
     """Plan for every root; see :func:`sb3_ezv2.search.search.search`, whose results these are.
 
@@ -305,6 +325,7 @@ def tensor_search(
     :param settings: budget and constants
     :param value_unit: what ``settings.min_value_range`` counts in, such as the model's reward scale
     :param operations: the functions that select and back up; ``None`` for those of this module
+    :param complete: whether every root has ``n_considered`` candidates; otherwise those that it has are counted
     :raises ValueError: if more actions are to be considered than there are candidates
     """
     n_roots, n_candidates = prior_logits.shape
@@ -324,8 +345,10 @@ def tensor_search(
     rows = th.arange(n_roots, device=values.device)
     lineages = tree.total.new_zeros(n_nodes, n_roots, 3, n_nodes)
     lineages[0, :, POWER, 0].fill_(1.0)
-    for node, considered in enumerate(considered_visits(settings.n_considered, settings.n_simulations).tolist(), 1):
-        must_have = tree.total.new_full((1,), considered)
+    schedule = considered_visits(settings.n_considered, settings.n_simulations).tolist()
+    of_roots = None if complete else schedule_of_roots(prior_logits, settings)
+    for node, considered in enumerate(schedule, 1):
+        must_have = tree.total.new_full((1,), considered) if of_roots is None else of_roots[:, node - 1 : node]
         parents, edges = operations.select(tree, lineages[:, :, ON_PATH], must_have, n_children, constants)
         expansion = recurrent_fn(node, parents, edges)
         lineage = lineages[parents, rows]

@@ -57,6 +57,7 @@ class TorchNodes:
     :param n_simulations: number of nodes to come
     :param explore: see :meth:`~sb3_ezv2.common.actions.kind.ActionKind.candidates`
     :param evaluate: does one step of the model
+    :param masks: of the legal choices at the roots ``[n, mask_size]``; ``None`` for all
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class TorchNodes:
         n_simulations: int,
         explore: bool,
         evaluate: EvaluateNodes = evaluate_nodes,
+        masks: th.Tensor | None = None,
     ) -> None:
         self.model = model
         self.evaluate = evaluate
@@ -77,7 +79,8 @@ class TorchNodes:
         self.pool[0].copy_(root.latents)
         self.memories = root.memories.new_empty(n_simulations + 1, *root.memories.shape)
         self.memories[0].copy_(root.memories)
-        self.candidates = kind.candidates(root.policies, noise.candidates, explore)
+        legal = {} if masks is None else {"masks": masks}
+        self.candidates = kind.candidates(root.policies, noise.candidates, explore, **legal)
         if kind.sampled:
             n_actions = max(kind.n_candidates, kind.n_children)
             self.actions = self.candidates.actions.new_empty(n_simulations + 1, n, n_actions, *kind.shape)

@@ -29,6 +29,7 @@ def grow_in_torch(
     noise: Noise,
     explore: bool,
     settings: SearchSettings,
+    masks: np.ndarray | None = None,
 ) -> GrownTrees | None:
     """Search with :func:`sb3_ezv2.search.search.grow`; arguments as of :func:`plan_in_torch`.
 
@@ -38,7 +39,8 @@ def grow_in_torch(
     if not (th.isfinite(root.values).all() and th.isfinite(root.policies).all()):
         return None
     device = model.reward_scale.device
-    nodes = TorchNodes(model, root, noise_on_device(noise, device), settings.n_simulations, explore)
+    legal = None if masks is None else on_device(masks, device)
+    nodes = TorchNodes(model, root, noise_on_device(noise, device), settings.n_simulations, explore, masks=legal)
     root_answers = _on_host(root.values, nodes.candidates.logits)
 
     def expand(node: int, parents: np.ndarray, edges: np.ndarray) -> Expansion:
@@ -63,9 +65,10 @@ def plan_in_torch(
     noise: Noise,
     explore: bool,
     settings: SearchSettings,
+    masks: np.ndarray | None = None,
 ) -> tuple[SearchResult, np.ndarray] | None:
     """Search with :func:`grow_in_torch`, see :data:`~sb3_ezv2.planning.planner.PlanFunction`."""
-    grown = grow_in_torch(model, observations, noise, explore, settings)
+    grown = grow_in_torch(model, observations, noise, explore, settings, masks)
     return None if grown is None else read_plan(grown)
 
 

@@ -3,20 +3,22 @@
 Every environment is a stream of its own in a ring of slots, see :mod:`sb3_ezv2.replay.slots`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
+from sb3_ezv2.common.action_masks import MASKS, packed_size, unpack
 from sb3_ezv2.common.actions import action_kind_of
-from sb3_ezv2.common.arguments import OneOf, Real, Whole
+from sb3_ezv2.common.arguments import OneOf, Real, Whole, switch
 from sb3_ezv2.common.normalization import UNCHANGED, Normalizer
 from sb3_ezv2.common.spaces import named_arrays, named_spaces
 from sb3_ezv2.common.type_aliases import ObservationArrays, TrajectoryBatch
 from sb3_ezv2.replay.frame_storage import new_frame_storages
 from sb3_ezv2.replay.slots import EMPTY, FRONTIER, NO_FRONTIER, TERMINATED, TRANSITION, TRUNCATED, follow_slots
 from sb3_ezv2.replay.sources import FilledFromElsewhere
+from sb3_ezv2.replay.step_checks import check_stacks, checked_observations
 from sb3_ezv2.replay.sum_tree import find_leaves, new_sum_tree, resized, set_priorities
 
 FIRST_ROWS = 1024
@@ -38,6 +40,8 @@ class TrajectoryReplayBuffer(FilledFromElsewhere):
         parts of the observations are stored whole, as images are where ``n_stack`` is 1
     :param channels_order: ``"first"`` or ``"last"`` if the frames are not stacked along the axis that
         :func:`~sb3_ezv2.replay.frame_storage.stack_axis` finds
+    :param action_masks: whether a mask of the legal actions is stored with every observation, see
+        :mod:`sb3_ezv2.common.action_masks`
     :raises ValueError: naming the argument, if a value cannot work, for example because the ring of one environment
         would have fewer than three slots or the observation space has no images of ``n_stack`` frames
     """
@@ -51,6 +55,7 @@ class TrajectoryReplayBuffer(FilledFromElsewhere):
         alpha: float = 0.6,
         n_stack: int = 1,
         channels_order: str | None = None,
+        action_masks: bool = False,
     ) -> None:
         self.buffer_size = Whole(1)("buffer_size", buffer_size)
         self.observation_space = observation_space
@@ -59,6 +64,7 @@ class TrajectoryReplayBuffer(FilledFromElsewhere):
         self.alpha = Real(0.0, 10.0)("alpha", alpha)
         self.n_stack = Whole(1)("n_stack", n_stack)
         self.channels_order = OneOf(("first", "last", None))("channels_order", channels_order)
+        self.action_masks = switch("action_masks", action_masks)
         self.max_rows = buffer_size // n_envs
         if self.max_rows < 3:
             raise ValueError(
@@ -78,7 +84,7 @@ class TrajectoryReplayBuffer(FilledFromElsewhere):
         self.stacks = new_frame_storages(self.observation_space, self.n_stack, self.channels_order, self.n_slots)
         self.observations = {  # stored whole
             key: np.empty((*layout, *space.shape), space.dtype)  # type: ignore[misc]
-            for key, space in named_spaces(self.observation_space).items()
+            for key, space in self.parts().items()
             if key not in self.stacks
         }
         self.actions = np.zeros((*layout, *kind.shape), kind.dtype)
@@ -92,6 +98,14 @@ class TrajectoryReplayBuffer(FilledFromElsewhere):
         self.kept = None
         self.frontiers = np.full(self.n_envs, NO_FRONTIER, np.int64)
         self.next_rows = np.zeros(self.n_envs, np.int64)
+
+    def parts(self) -> dict[str, spaces.Space]:
+        """What is stored of an observation by key: its parts and, if there are any, the packed masks."""
+        parts = named_spaces(self.observation_space)
+        if self.action_masks:
+            n_bytes = packed_size(action_kind_of(self.action_space))
+            parts[MASKS] = spaces.Box(0, 255, (n_bytes,), np.uint8)
+        return parts
 
     def __len__(self) -> int:
         """Number of transitions that can be sampled."""
@@ -129,7 +143,8 @@ class TrajectoryReplayBuffer(FilledFromElsewhere):
         An episode that ends brings its last observation in ``info["terminal_observation"]`` and counts as truncated
         where ``info["TimeLimit.truncated"]`` is true, as in every SB3 ``VecEnv``.
 
-        :param observations: before the step ``[n_envs, ...]``; stored only where a stream begins
+        :param observations: before the step ``[n_envs, ...]``; stored only where a stream begins. With
+            ``action_masks`` these and the others are dictionaries that have the packed masks too
         :param next_observations: after the step, already of the next episode where ``dones``
         :param actions: ``[n_envs, *action_shape]``, those of a ``Box`` scaled to [-1, 1]
         :param rewards: ``[n_envs]``
@@ -140,9 +155,17 @@ class TrajectoryReplayBuffer(FilledFromElsewhere):
         :raises ValueError: if an observation has another shape than its space, or images that are not those of the
             observation before, one frame later; then nothing of the step is stored
         """
-        before, after = self._checked(observations, self.n_envs), self._checked(next_observations, self.n_envs)
-        terminals = {int(env): self._checked(infos[env]["terminal_observation"], None) for env in np.flatnonzero(dones)}
-        self._check_stacks(before, after, terminals)
+        parts = self.parts()
+        before = checked_observations(parts, observations, self.n_envs)
+        after = checked_observations(parts, next_observations, self.n_envs)
+        terminals = {
+            int(env): checked_observations(parts, infos[env]["terminal_observation"], None)
+            for env in np.flatnonzero(dones)
+        }
+        newest = np.where(
+            self.frontiers == NO_FRONTIER, NO_FRONTIER, self.frontiers * self.n_envs + np.arange(self.n_envs)
+        )
+        check_stacks(self.stacks, self.channels_order, newest, before, after, terminals)
         slots = np.empty(self.n_envs, np.int64)
         for env in range(self.n_envs):
             if self.frontiers[env] == NO_FRONTIER:
@@ -160,42 +183,6 @@ class TrajectoryReplayBuffer(FilledFromElsewhere):
             self._write_observation({key: value[env] for key, value in after.items()}, env, begins=bool(dones[env]))
         self._new_slots.append(slots)
         return slots
-
-    def _checked(self, observations: np.ndarray | dict[str, np.ndarray], n_envs: int | None) -> ObservationArrays:
-        """Observations by key, before anything of the step is written.
-
-        :raises ValueError: if a part does not have the shape of its space
-        """
-        named = named_arrays(observations)
-        for key, space in named_spaces(self.observation_space).items():
-            expected = space.shape if n_envs is None else (n_envs, *(space.shape or ()))
-            if np.shape(named[key]) != expected:
-                raise ValueError(
-                    f"observation {key!r} has the shape {np.shape(named[key])}, its space {space} asks for {expected}; "
-                    "nothing of the step was stored"
-                )
-        return named
-
-    def _check_stacks(
-        self, before: ObservationArrays, after: ObservationArrays, terminals: dict[int, ObservationArrays]
-    ) -> None:
-        """Make sure that the images can be rebuilt, before anything of the step is written.
-
-        :raises ValueError: if an image is not the one before it in its stream, one frame later
-        """
-        for key, stacks in self.stacks.items():
-            for env, frontier in enumerate(self.frontiers):
-                known = frontier != NO_FRONTIER
-                last = stacks.read(np.array(frontier * self.n_envs + env)) if known else before[key][env]
-                following = terminals[env][key] if env in terminals else after[key][env]
-                if not stacks.follows(following, last):
-                    raise ValueError(
-                        f"n_stack={self.n_stack} and channels_order={self.channels_order!r} do not fit observation "
-                        f"{key!r} of environment {env}: its older frames are not the newer frames of the observation "
-                        "before; nothing of the step was stored. Pass the number of frames that the environment "
-                        "stacks and their channels_order ('first' or 'last'), or store whole observations with "
-                        "replay_buffer_kwargs={'n_stack': 1}"
-                    )
 
     def take_new_slots(self) -> np.ndarray:
         """Slots of the transitions stored since the last call, which have no priority yet."""
@@ -282,10 +269,23 @@ class TrajectoryReplayBuffer(FilledFromElsewhere):
 
     def observations_at(self, slots: np.ndarray, normalizer: Normalizer = UNCHANGED) -> ObservationArrays:
         """Observations ``[*slots.shape, ...]`` as the model sees them."""
-        found = {key: array.reshape(-1, *array.shape[2:])[slots] for key, array in self.observations.items()}
-        found |= {key: stacks.read(slots) for key, stacks in self.stacks.items()}
+        found = self.parts_at(slots, named_spaces(self.observation_space))
         named = isinstance(self.observation_space, spaces.Dict)
         return named_arrays(normalizer.observations(found if named else found["observation"]))
+
+    def parts_at(self, slots: np.ndarray, keys: Iterable[str]) -> ObservationArrays:
+        """Some of the stored :meth:`parts` ``[*slots.shape, ...]`` as they were given."""
+        found = {}
+        for key in keys:
+            array = self.observations.get(key)
+            found[key] = self.stacks[key].read(slots) if array is None else array.reshape(-1, *array.shape[2:])[slots]
+        return found
+
+    def masks_at(self, slots: np.ndarray) -> np.ndarray | None:
+        """Masks of the legal actions ``[*slots.shape, mask_size]``; ``None`` if none are stored."""
+        if not self.action_masks:
+            return None
+        return unpack(self.parts_at(slots, [MASKS])[MASKS], action_kind_of(self.action_space))
 
     def sample(
         self,
@@ -367,7 +367,7 @@ class TrajectoryReplayBuffer(FilledFromElsewhere):
 
         :raises ValueError: naming the first difference
         """
-        for name in ("observation_space", "action_space", "n_envs"):
+        for name in ("observation_space", "action_space", "n_envs", "action_masks"):
             theirs, ours = getattr(other, name), getattr(self, name)
             if theirs != ours:
                 raise ValueError(

@@ -66,7 +66,7 @@ class JournalWriter:
             for key, storage in buffer.stacks.items()
             if is_stackable(named_spaces(buffer.observation_space)[key])  # of vectors, whole stacks take little
         }
-        self.parts = observation_parts(buffer.observation_space, stacked)
+        self.parts = observation_parts(buffer.parts(), stacked)
         self.description = describe(buffer, self.parts)
         self._connection: sqlite3.Connection | None = None
         # The last row written here and, of each environment, the newest observation in it and the frames of its stacks.

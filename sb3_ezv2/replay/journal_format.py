@@ -10,13 +10,13 @@ import os
 import sqlite3
 import struct
 import zlib
+from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from gymnasium import spaces
 
 from sb3_ezv2.common.plain_spaces import space_to_plain
-from sb3_ezv2.common.spaces import named_spaces
 from sb3_ezv2.common.type_aliases import ObservationArrays
 from sb3_ezv2.replay.frame_storage import is_stackable
 
@@ -47,6 +47,7 @@ class JournaledBuffer(Protocol):
     observation_space: spaces.Space
     action_space: spaces.Space
     n_envs: int
+    action_masks: bool
     actions: np.ndarray  # [n_rows, n_envs, ...]
     frontiers: np.ndarray  # [n_envs], negative where no stream is open
 
@@ -64,8 +65,11 @@ class JournaledBuffer(Protocol):
     def close_streams(self) -> None:
         """End all open episodes as truncated."""
 
-    def observations_at(self, slots: np.ndarray) -> ObservationArrays:
-        """Observations ``[*slots.shape, ...]``."""
+    def parts(self) -> dict[str, spaces.Space]:
+        """What is stored of an observation."""
+
+    def parts_at(self, slots: np.ndarray, keys: Iterable[str]) -> ObservationArrays:
+        """Some of that ``[*slots.shape, ...]``."""
 
 
 class Transition(NamedTuple):
@@ -126,15 +130,15 @@ class ObservationPart(NamedTuple):
         return tuple(n // self.n_stack if axis == self.axis else n for axis, n in enumerate(self.shape))
 
 
-def observation_parts(space: spaces.Space, stacked: dict[str, tuple[int, int]]) -> list[ObservationPart]:
+def observation_parts(stored: dict[str, spaces.Space], stacked: dict[str, tuple[int, int]]) -> list[ObservationPart]:
     """Parts of an observation in the order of their bytes.
 
-    :param space: of the observations
+    :param stored: parts by key, packed masks among them
     :param stacked: ``(n_stack, axis)`` of the parts whose frames are stored one by one
     :raises ValueError: if ``stacked`` does not fit the space
     """
     parts = []
-    for key, part in named_spaces(space).items():
+    for key, part in stored.items():
         assert part.dtype is not None and part.shape is not None
         n_stack, axis = stacked.get(key, (1, 0))
         if key in stacked and not (
@@ -143,7 +147,7 @@ def observation_parts(space: spaces.Space, stacked: dict[str, tuple[int, int]]) 
             raise ValueError(f"observation {key!r} of the space {part} has no {n_stack} frames along axis {axis}")
         parts.append(ObservationPart(key, part.dtype.str, tuple(part.shape), n_stack, axis))
     if unknown := stacked.keys() - {part.key for part in parts}:
-        raise ValueError(f"the observation space {space} has no part {sorted(unknown)}")
+        raise ValueError(f"observations of {list(stored)} have no part {sorted(unknown)}")
     return parts
 
 
@@ -179,9 +183,9 @@ def described_parts(
     stored = description.get("observation", [])
     try:
         stacked = {part["key"]: (part["n_stack"], part["axis"]) for part in stored if part["n_stack"] != 1}
-        parts = observation_parts(buffer.observation_space, stacked)
+        parts = observation_parts(buffer.parts(), stacked)
     except (TypeError, KeyError, ValueError):
-        parts = observation_parts(buffer.observation_space, {})  # of other spaces, which is said below
+        parts = observation_parts(buffer.parts(), {})  # of other spaces, which is said below
     remedy = "read it into a model made for the same environments"
     check_same(path, description, describe(buffer, parts), remedy)
     return parts

@@ -20,9 +20,9 @@ from urllib.parse import quote
 import numpy as np
 from gymnasium import spaces
 
+from sb3_ezv2.common.action_masks import MASKS, unpack
 from sb3_ezv2.common.actions import action_kind_of
 from sb3_ezv2.common.plain_spaces import space_from_plain
-from sb3_ezv2.common.spaces import named_spaces
 from sb3_ezv2.common.type_aliases import ObservationArrays
 from sb3_ezv2.replay.journal_format import (
     NO_FRAME,
@@ -74,7 +74,7 @@ class JournalReader:
         if not Path(path).is_file():
             raise FileNotFoundError(f"there is no journal {self.path}")
         self.n_envs = buffer.n_envs
-        self.observation_spaces = named_spaces(buffer.observation_space)
+        self.observation_spaces = buffer.parts()
         self.action_kind = action_kind_of(buffer.action_space)
         self.action_layout = (buffer.actions.dtype, buffer.actions.shape[2:])
         self.n_transitions = 0
@@ -278,6 +278,8 @@ class JournalReader:
             # The values of a Box may leave its bounds, and those of the others are indices.
             if not (np.isfinite(values).all() if isinstance(space, spaces.Box) else space.contains(values)):
                 return None
+            if part.key == MASKS and not self.action_kind.have_legal(unpack(values[None], self.action_kind)).all():
+                return None
             found[part.key] = values
         return found
 
@@ -340,7 +342,7 @@ def _ended_with(buffer: JournaledBuffer, observations: ObservationArrays) -> boo
     """Whether the streams of a buffer go on from these observations."""
     if (buffer.frontiers < 0).any():
         return False
-    newest = buffer.observations_at(buffer.frontiers * buffer.n_envs + np.arange(buffer.n_envs))
+    newest = buffer.parts_at(buffer.frontiers * buffer.n_envs + np.arange(buffer.n_envs), observations)
     return all(np.array_equal(newest[key], value) for key, value in observations.items())
 
 

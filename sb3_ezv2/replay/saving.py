@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from gymnasium import spaces
 
+from sb3_ezv2.common.action_masks import MASKS, unpack
 from sb3_ezv2.common.actions import action_kind_of
 from sb3_ezv2.common.array_files import MAGIC, ArrayReader, DamagedFileError, write_arrays
 from sb3_ezv2.common.plain_spaces import space_from_plain, space_to_plain
@@ -23,7 +24,7 @@ from sb3_ezv2.replay.sources import Kept
 from sb3_ezv2.replay.sum_tree import new_sum_tree
 
 KIND = "replay buffer"
-SETTINGS = ("buffer_size", "n_envs", "alpha", "n_stack", "channels_order")
+SETTINGS = ("buffer_size", "n_envs", "alpha", "n_stack", "channels_order", "action_masks")
 BY_ROW = ("actions", "rewards", "kinds", "observation_ids")
 """Arrays ``[n_rows, n_envs, ...]`` of every buffer."""
 EXTRA = "pickled attributes"
@@ -125,6 +126,7 @@ def _read(reader: ArrayReader, name: str, like: TrajectoryReplayBuffer, digest: 
     """A buffer from an open file, whose arrays have the right shapes; their contents are not looked at."""
     content = reader.content
     loaded = copy.copy(like)  # with what a subclass has besides
+    loaded.action_masks = False  # files of release 0.1 and of its time do not say it
     for key, value in content["settings"].items():
         setattr(loaded, key, value)
     loaded.observation_space = space_from_plain(content["observation_space"])
@@ -225,6 +227,7 @@ def _unpickled(file: BinaryIO, name: str, like: TrajectoryReplayBuffer) -> Traje
         raise DamagedFileError(f"{name} is damaged or no replay buffer: {error}") from error
     if not isinstance(loaded, TrajectoryReplayBuffer):
         raise ValueError(f"{name} holds a {type(loaded).__name__}, not a TrajectoryReplayBuffer of this package")
+    loaded.action_masks = vars(loaded).get("action_masks", False)
     missing = OWN_ATTRIBUTES - vars(loaded).keys()
     if missing:
         raise DamagedFileError(f"{name} is damaged: the replay buffer in it has no {', '.join(sorted(missing))}")
@@ -285,7 +288,7 @@ def _check_shapes(buffer: TrajectoryReplayBuffer) -> None:
     layout = (buffer.n_rows, buffer.n_envs)
     fresh = TrajectoryReplayBuffer(
         *(3 * buffer.n_envs, buffer.observation_space, buffer.action_space, buffer.n_envs, buffer.alpha),
-        *(buffer.n_stack, buffer.channels_order),
+        *(buffer.n_stack, buffer.channels_order, buffer.action_masks),
     )
     _require(buffer.observations.keys() == fresh.observations.keys(), "its observations have other keys")
     _require(buffer.stacks.keys() == fresh.stacks.keys(), "its stacks have other keys")
@@ -329,6 +332,13 @@ def _check_numbers(buffer: TrajectoryReplayBuffer, transitions: np.ndarray, used
                 last = space.start + (space.n if isinstance(space, spaces.Discrete) else space.nvec)  # type: ignore
                 fits = ((found >= space.start) & (found < last)).all()  # type: ignore[attr-defined]
             _require(bool(fits), f"an observation {key!r} is not finite or not of its space")
+
+    if buffer.action_masks:
+        _require(bool(kind.have_legal(_masks(buffer, transitions)).all()), "a state has no legal action")
+
+
+def _masks(buffer: TrajectoryReplayBuffer, where: np.ndarray) -> np.ndarray:
+    return unpack(buffer.observations[MASKS][where], action_kind_of(buffer.action_space))
 
 
 def _sum_up(tree: np.ndarray) -> None:

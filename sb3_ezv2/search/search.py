@@ -11,7 +11,7 @@ from sb3_ezv2.common.type_aliases import Expansion, RecurrentFn, SearchResult, S
 from sb3_ezv2.search.exponential import exponential
 from sb3_ezv2.search.qvalues import Constants, normaliser, transformed_scores
 from sb3_ezv2.search.selection import best_of_visits, select
-from sb3_ezv2.search.sequential_halving import considered_visits
+from sb3_ezv2.search.sequential_halving import considered_visits_of_fewer
 from sb3_ezv2.search.tree import SearchTree, add_and_back_up, new_tree, plant
 
 
@@ -34,7 +34,7 @@ def _advance(
     for row in range(parents.shape[0]):
         reward, value, prior_logits = expansion.rewards[row], expansion.values[row], expansion.prior_logits[row]
         add_and_back_up(tree, row, node, reward, value, prior_logits, constants.discount)
-        if node < schedule.shape[0]:
+        if node < schedule.shape[1]:
             parents[row], edges[row] = select(tree, row, node, schedule, n_children, constants, scores)
 
 
@@ -53,7 +53,9 @@ def read_roots(tree: SearchTree, constants: Constants, result: SearchResult) -> 
             largest = scores[i] if scores[i] > largest else largest
         total = 0.0
         for i in range(n_candidates):
-            scores[i] = exponential(np.float32(scores[i] - largest))
+            # The smallest exponential is not 0, which what is no candidate must have.
+            possible = edges[i]["prior_logit"] > -np.inf
+            scores[i] = exponential(np.float32(scores[i] - largest)) if possible else 0.0
             total += scores[i]
         weighted_q, weight = 0.0, 0.0
         for i in range(n_candidates):
@@ -72,8 +74,8 @@ def search_plan(
 ) -> tuple[np.ndarray, Constants]:
     """What the kernels need of the settings; see :func:`search`.
 
-    :return: the schedule of sequential halving ``[n_simulations]`` and the constants, floats throughout: an integer
-        discount would compile everything once more
+    :return: the schedules of sequential halving ``[n_considered + 1, n_simulations]`` and the constants, floats
+        throughout: an integer discount would compile everything once more
     :raises ValueError: if a number is out of its range
     """
     if not 1 <= settings.n_considered <= n_candidates:
@@ -84,7 +86,7 @@ def search_plan(
         raise ValueError(f"min_value_range={settings.min_value_range} must be positive")
     if not settings.min_value_share >= 0:
         raise ValueError(f"min_value_share={settings.min_value_share} must not be negative")
-    schedule = considered_visits(settings.n_considered, settings.n_simulations)
+    schedule = considered_visits_of_fewer(settings.n_considered, settings.n_simulations)
     return schedule, Constants(
         discount=float(settings.discount),
         c_visit=float(settings.c_visit),
@@ -123,7 +125,8 @@ def search(
     improved value takes the same returns with the candidates weighted by the improved policy instead of by visits:
     halving visits bad candidates as often as good ones, below the root visits follow the improved policy anyway.
 
-    :param root: network values and prior logits of the states
+    :param root: network values and prior logits of the states; an action whose logit is ``-inf`` is no candidate: it is
+        never visited, and its improved policy is 0. Every root has at least one that is
     :param recurrent_fn: evaluates one new node per root, see :data:`~sb3_ezv2.common.type_aliases.RecurrentFn`
     :param gumbel: noise added to the logits ``[n_roots, n_candidates]``; zeros to act greedily
     :param n_children: number of actions at every node below the root
@@ -156,7 +159,7 @@ def grow(
     schedule, constants = search_plan(settings, n_candidates, n_children, value_unit)
     gumbel = np.array(gumbel, np.float32, order="C")  # never read-only, for which everything is compiled once more
     tree = new_tree(n_roots, settings.n_simulations, n_candidates, n_children)
-    plant(tree, root.values, root.prior_logits, gumbel, *map(float, settings.value_bounds))
+    plant(tree, root.values, root.prior_logits, gumbel, settings.n_considered, *map(float, settings.value_bounds))
 
     parents, edges = np.zeros(n_roots, np.int64), tree.order[:, 0].astype(np.int64)
     for node in range(1, settings.n_simulations + 1):

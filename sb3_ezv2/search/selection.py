@@ -91,7 +91,7 @@ def select(
     :param row: which of them
     :param simulation: number of the simulation, from 0
     :param schedule: what the root's candidates must have been visited, see
-        :func:`~sb3_ezv2.search.sequential_halving.considered_visits`
+        :func:`~sb3_ezv2.search.sequential_halving.considered_visits_of_fewer`
     :param n_children: actions at every node below the root
     :param constants: of the search
     :param scores: working memory ``[n_children]`` float64
@@ -99,12 +99,13 @@ def select(
     """
     edges, path, root, preferences = tree.edges[row], tree.paths[row], tree.roots[row], tree.preferences[row]
     scale = normaliser(root, constants)
-    visits = schedule[simulation]
+    n_considered = tree.n_considered[row]
+    visits = schedule[n_considered, simulation]
     if visits == 0:
         action = tree.order[row, simulation]
     else:
         # Whoever had its turn in this round has one visit more.
-        most_visits = visits + 1 if schedule[simulation - 1] == visits else visits
+        most_visits = visits + 1 if schedule[n_considered, simulation - 1] == visits else visits
         action = best_of_visits(edges, preferences, visits, most_visits, scale, constants)
     node, depth = 0, 1
     index = action

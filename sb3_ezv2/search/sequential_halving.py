@@ -38,3 +38,15 @@ def considered_visits(n_considered: int, n_simulations: int) -> np.ndarray:
     result = np.array(table[:n_simulations], np.int32)
     result.setflags(write=False)
     return result
+
+
+@lru_cache(maxsize=64)
+def considered_visits_of_fewer(n_considered: int, n_simulations: int) -> np.ndarray:
+    """:func:`considered_visits` for every number of actions up to ``n_considered``, which some roots may not have.
+
+    :return: ``[n_considered + 1, n_simulations]`` int32, read-only; the row 0 is not used
+    """
+    tables = [considered_visits(max(n, 1), n_simulations) for n in range(n_considered + 1)]
+    result = np.stack(tables)
+    result.setflags(write=False)
+    return result

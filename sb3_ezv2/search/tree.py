@@ -47,6 +47,7 @@ class SearchTree(NamedTuple):
     roots: np.ndarray  # [n_roots] ROOT
     preferences: np.ndarray  # [n_roots, n_candidates] float64, noise + prior logits of the root's edges
     order: np.ndarray  # [n_roots, n_candidates] int32, the root's edges by falling preference
+    n_considered: np.ndarray  # [n_roots] int32, the first of them, which sequential halving starts with
     paths: np.ndarray  # [n_roots, n_nodes] int32, edges of the newest simulation from the root to the new node
 
 
@@ -63,13 +64,20 @@ def new_tree(n_roots: int, n_simulations: int, n_candidates: int, n_children: in
         np.empty(n_roots, ROOT),
         np.empty((n_roots, n_candidates), np.float64),
         np.empty((n_roots, n_candidates), np.int32),
+        np.empty(n_roots, np.int32),
         np.empty((n_roots, n_simulations + 1), np.int32),
     )
 
 
 @entry_point
 def plant(
-    tree: SearchTree, values: np.ndarray, prior_logits: np.ndarray, gumbel: np.ndarray, low: float, high: float
+    tree: SearchTree,
+    values: np.ndarray,
+    prior_logits: np.ndarray,
+    gumbel: np.ndarray,
+    n_considered: int,
+    low: float,
+    high: float,
 ) -> None:
     """Make every root a tree of one node, with its own network value as the first estimate.
 
@@ -77,17 +85,20 @@ def plant(
 
     :param tree: trees to reset
     :param values: network values of the roots ``[n_roots]``
-    :param prior_logits: prior of the candidates ``[n_roots, n_candidates]``
+    :param prior_logits: prior of the candidates ``[n_roots, n_candidates]``; ``-inf`` for what is none
     :param gumbel: noise of the candidates ``[n_roots, n_candidates]``
+    :param n_considered: candidates that sequential halving starts with, as far as there are so many
     :param low: smallest value known beforehand, ``inf`` for none
     :param high: largest value known beforehand, ``-inf`` for none
     """
     for row in range(values.shape[0]):
         preferences, order = tree.preferences[row], tree.order[row]
+        n_candidates = 0
         for i in range(preferences.shape[0]):
             edge = tree.edges[row, i]
             edge["visits"] = 0
             edge["prior_logit"] = prior_logits[row, i]
+            n_candidates += 1 if prior_logits[row, i] > -np.inf else 0
             preference = np.float64(gumbel[row, i]) + np.float64(prior_logits[row, i])
             preferences[i] = preference
             place = i
@@ -95,6 +106,7 @@ def plant(
                 order[place] = order[place - 1]
                 place -= 1
             order[place] = i
+        tree.n_considered[row] = min(n_considered, n_candidates)
         tree.paths[row, 0] = order[0]
         root = tree.roots[row]
         root["smallest"], root["largest"] = low, high

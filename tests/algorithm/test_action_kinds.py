@@ -1,4 +1,5 @@
-"""A third kind of action needs a class and a row in ``KINDS``, nothing else: two made-up kinds go all the way."""
+"""A further kind of action needs a class and a row in ``KINDS``, nothing else: the factorised one and two made-up ones
+go all the way."""
 
 from __future__ import annotations
 
@@ -9,7 +10,15 @@ import torch.nn.functional as F
 from gymnasium import spaces
 
 from sb3_ezv2 import CnnPolicy, EfficientZeroV2
-from sb3_ezv2.common.actions import KINDS, ActionKind, BoxActions, DiscreteActions, action_kind_of
+from sb3_ezv2.common.actions import (
+    KINDS,
+    MANY_ACTIONS,
+    ActionKind,
+    BoxActions,
+    DiscreteActions,
+    FactorisedActions,
+    action_kind_of,
+)
 from sb3_ezv2.common.actions.kind import Candidates, Sampling
 from sb3_ezv2.common.type_aliases import Plan, PolicyTargets
 from sb3_ezv2.networks.model import VALUE
@@ -124,6 +133,11 @@ class DialActions(ActionKind):
 THIRD_KINDS = {
     "switches": (spaces.MultiBinary(3), SwitchActions),
     "dials": (spaces.MultiDiscrete([3, 4]), DialActions),
+    "multi_discrete": (spaces.MultiDiscrete([3, 4, 2], start=[1, 0, -5]), FactorisedActions),
+    "multi_discrete_matrix": (spaces.MultiDiscrete([[3, 300], [2, 2]]), FactorisedActions),
+    "multi_binary": (spaces.MultiBinary(200), FactorisedActions),
+    "multi_binary_matrix": (spaces.MultiBinary([2, 3]), FactorisedActions),
+    "many": (spaces.Discrete(MANY_ACTIONS, start=3), FactorisedActions),
 }
 
 
@@ -131,7 +145,8 @@ THIRD_KINDS = {
 def space(request, monkeypatch) -> spaces.Space:
     """A space that is supported while a test runs."""
     action_space, kind = request.param
-    monkeypatch.setitem(KINDS, type(action_space), kind)
+    if kind is not FactorisedActions:
+        monkeypatch.setitem(KINDS, type(action_space), kind)
     return action_space
 
 
@@ -191,8 +206,18 @@ def test_subclasses_of_a_space_are_of_its_kind():
 
 
 def test_a_space_without_a_kind_is_refused():
-    with pytest.raises(ValueError, match="Text.* is not supported; use one of Discrete, Box "):
+    with pytest.raises(ValueError, match="Text.* is not supported; use one of Discrete, Box, Multi"):
         action_kind_of(spaces.Text(3))
+
+
+def test_large_discrete_spaces_are_sampled():
+    assert type(action_kind_of(spaces.Discrete(MANY_ACTIONS - 1))) is DiscreteActions
+    assert type(action_kind_of(spaces.Discrete(MANY_ACTIONS))) is FactorisedActions
+
+
+def test_a_dict_of_actions_names_a_wrapper():
+    with pytest.raises(ValueError, match="Dict.* is not supported.*gymnasium.wrappers.TransformAction"):
+        action_kind_of(spaces.Dict({"a": spaces.Discrete(2)}))
 
 
 def test_random_draws_are_what_they_have_always_been():

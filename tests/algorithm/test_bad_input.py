@@ -48,8 +48,6 @@ def assert_usable(model: EfficientZeroV2, path: Path) -> None:
 # -- spaces ------------------------------------------------------------------------------------------------------------
 
 BAD_ACTION_SPACES = {
-    "MultiDiscrete": spaces.MultiDiscrete([2, 3]),
-    "MultiBinary": spaces.MultiBinary(3),
     "Tuple": spaces.Tuple((spaces.Discrete(2), spaces.Box(-1.0, 1.0, (1,)))),
     "Dict": spaces.Dict({"a": spaces.Discrete(2)}),
     "equal_bounds": spaces.Box(np.array([0.0, 1.0], np.float32), np.array([1.0, 1.0], np.float32)),

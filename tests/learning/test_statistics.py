@@ -32,16 +32,16 @@ def test_one_outlier_does_not_own_the_unit():
 
 def test_unit_and_reach_of_a_model():
     model = tiny_network(DISCRETE)
-    set_rewards(np.array([0.0, 2.0, 2.0, -100.0]), model)
+    set_rewards(np.array([0.0, 2.0, 2.0, -100.0]), 0.0, model)
     unit = typical_size(np.array([2.0, 2.0, 100.0]))
     assert float(model.reward_scale) == pytest.approx(unit)
     assert float(model.reward_support.reach) * unit >= 100.0
     assert float(model.value_support.reach) * unit >= 100.0 / (1.0 - 0.97)
     heads = [output.weight.clone() for output in model.heads.outputs]
-    set_rewards(np.array([0.5]), model)
+    set_rewards(np.array([0.5]), 0.0, model)
     assert float(model.reward_scale) == 0.5
     assert all(th.equal(before, output.weight) for before, output in zip(heads, model.heads.outputs, strict=True))
-    set_rewards(np.zeros(3), model)  # nothing is known of rewards: nothing changes
+    set_rewards(np.zeros(3), 0.0, model)  # nothing is known of rewards: nothing changes
     assert float(model.reward_scale) == 0.5
 
 

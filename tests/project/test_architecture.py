@@ -35,6 +35,7 @@ AT_THE_TOP = {
     "configured_algorithm": "algorithm",
     "argument_groups": "algorithm",
     "policies": "algorithm",
+    "search_arguments": "algorithm",
     "policy_files": "algorithm",
     "model_files": "algorithm",
     "export": "algorithm",

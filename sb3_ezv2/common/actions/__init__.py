@@ -5,13 +5,30 @@ depends on the kind of action: how actions are stored, encoded and searched, the
 defaults. Nothing else looks at the action space. A new kind of action is a new class and a row in :data:`KINDS`.
 """
 
+from collections.abc import Callable
+
 from gymnasium import spaces
 
 from sb3_ezv2.common.actions.box import BoxActions
 from sb3_ezv2.common.actions.discrete import DiscreteActions
+from sb3_ezv2.common.actions.factorised import FactorisedActions
 from sb3_ezv2.common.actions.kind import ActionKind, Sampling
 
-KINDS: dict[type[spaces.Space], type[ActionKind]] = {spaces.Discrete: DiscreteActions, spaces.Box: BoxActions}
+MANY_ACTIONS = 2_000
+"""From so many actions on those of ``Discrete`` are sampled: looking at all of them at every node costs more."""
+
+
+def _discrete(space: spaces.Space, sampling: Sampling) -> ActionKind:
+    assert isinstance(space, spaces.Discrete)
+    return (DiscreteActions if space.n < MANY_ACTIONS else FactorisedActions)(space, sampling)
+
+
+KINDS: dict[type[spaces.Space], Callable[[spaces.Space, Sampling], ActionKind]] = {
+    spaces.Discrete: _discrete,
+    spaces.Box: BoxActions,
+    spaces.MultiDiscrete: FactorisedActions,
+    spaces.MultiBinary: FactorisedActions,
+}
 """The kind of action of every action space that is supported."""
 
 NO_SEARCH = Sampling(n_candidates=1, n_policy_candidates=0, flatten_factor=1.0)
@@ -29,7 +46,19 @@ def action_kind_of(space: spaces.Space, sampling: Sampling = NO_SEARCH) -> Actio
         if isinstance(space, space_class):
             return kind(space, sampling)
     supported = ", ".join(space_class.__name__ for space_class in KINDS)
-    raise ValueError(f"action space {space} is not supported; use one of {supported} (flatten others with a wrapper)")
+    raise ValueError(
+        f"action space {space} is not supported; use one of {supported}. Flatten a Dict or Tuple into one of them with "
+        "gymnasium.wrappers.TransformAction(env, func, action_space)"
+    )
 
 
-__all__ = ["KINDS", "NO_SEARCH", "ActionKind", "BoxActions", "DiscreteActions", "Sampling", "action_kind_of"]
+__all__ = [
+    "KINDS",
+    "NO_SEARCH",
+    "ActionKind",
+    "BoxActions",
+    "DiscreteActions",
+    "FactorisedActions",
+    "Sampling",
+    "action_kind_of",
+]

@@ -64,7 +64,9 @@ class BoxActions(ActionKind):
         # In one dimension the policy learns the whole improved policy, in more the chosen action (paper, section 4.1).
         self.n_targets = self.n_candidates if dim == 1 else 1
 
-    def random(self, shape: tuple[int, ...], rng: np.random.Generator, extreme: bool = False) -> np.ndarray:
+    def random(
+        self, shape: tuple[int, ...], rng: np.random.Generator, extreme: bool = False, masks: np.ndarray | None = None
+    ) -> np.ndarray:
         """Uniformly random actions ``[*shape, action_dim]``, or only -1 and 1 where ``extreme``."""
         actions = rng.uniform(-1.0, 1.0, (*shape, *self.shape)).astype(np.float32)
         return np.copysign(np.float32(1.0), actions) if extreme else actions
@@ -121,7 +123,9 @@ class BoxActions(ActionKind):
         noise = th.randn(mean.shape, dtype=mean.dtype, device=mean.device, generator=generator)
         return -_squashed_log_density(mean + std * noise, mean, std).sum(-1)
 
-    def candidates(self, outputs: th.Tensor, noise: th.Tensor, explore: bool) -> Candidates:
+    def candidates(
+        self, outputs: th.Tensor, noise: th.Tensor, explore: bool, masks: th.Tensor | None = None
+    ) -> Candidates:
         """Sampled actions with a uniform prior.
 
         Exploring: ``n_policy_candidates`` from the policy, the others from the flattened one. Greedy: all from the

@@ -31,9 +31,14 @@ class DiscreteActions(ActionKind):
         assert isinstance(space, spaces.Discrete)
         self.start = space.start
         self.encoded_dim = self.output_dim = self.n_candidates = self.n_children = self.n_targets = int(space.n)
+        self.mask_size = self.n_candidates
 
-    def random(self, shape: tuple[int, ...], rng: np.random.Generator, extreme: bool = False) -> np.ndarray:
-        """Uniformly random actions ``[*shape]``; no action is at a bound."""
+    def random(
+        self, shape: tuple[int, ...], rng: np.random.Generator, extreme: bool = False, masks: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Uniformly random legal actions ``[*shape]``; no action is at a bound."""
+        if masks is not None:
+            return np.where(masks, rng.random(masks.shape), -1.0).argmax(-1)
         return rng.integers(self.n_candidates, size=shape)
 
     def to_env(self, actions: np.ndarray) -> np.ndarray:
@@ -73,9 +78,11 @@ class DiscreteActions(ActionKind):
         log_probabilities = F.log_softmax(outputs, dim=-1)
         return -(log_probabilities.exp() * log_probabilities).sum(-1)
 
-    def candidates(self, outputs: th.Tensor, noise: th.Tensor, explore: bool) -> Candidates:
-        """Every action."""
-        return Candidates(outputs[:, :0], outputs)
+    def candidates(
+        self, outputs: th.Tensor, noise: th.Tensor, explore: bool, masks: th.Tensor | None = None
+    ) -> Candidates:
+        """Every legal action."""
+        return Candidates(outputs[:, :0], outputs if masks is None else outputs.masked_fill(~masks, -th.inf))
 
     def children(self, outputs: th.Tensor, noise: th.Tensor) -> Candidates:
         """Every action."""

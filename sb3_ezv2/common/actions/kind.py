@@ -66,6 +66,8 @@ class ActionKind(ABC):
     """Actions considered at every other node."""
     sampled = False
     """Whether a search draws the actions of every node."""
+    merges = False
+    """Whether equal sampled candidates are merged, so that a root may have fewer than ``n_candidates``."""
     gumbel = True
     """Whether Gumbel noise is added to the prior of the candidates while exploring."""
     noise_dim = 0
@@ -74,6 +76,8 @@ class ActionKind(ABC):
     """Actions per policy target."""
     target_shape: tuple[int, ...]
     """Of the actions in a policy target."""
+    mask_size = 0
+    """Entries of an action mask, one per choice; 0 if the kind has none."""
 
     @abstractmethod
     def __init__(self, space: spaces.Space, sampling: Sampling) -> None: ...
@@ -81,12 +85,15 @@ class ActionKind(ABC):
     # -- arrays ----------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def random(self, shape: tuple[int, ...], rng: np.random.Generator, extreme: bool = False) -> np.ndarray:
+    def random(
+        self, shape: tuple[int, ...], rng: np.random.Generator, extreme: bool = False, masks: np.ndarray | None = None
+    ) -> np.ndarray:
         """Uniformly random actions.
 
         :param shape: how many; the result is ``[*shape, *self.shape]``
         :param rng: source of all randomness
         :param extreme: only those at the bounds, where there are any
+        :param masks: of the legal choices ``[*shape, mask_size]`` bool; given only where ``mask_size`` is not 0
         """
 
     @abstractmethod
@@ -106,6 +113,14 @@ class ActionKind(ABC):
     def are_valid(self, actions: np.ndarray) -> bool:
         """Whether stored actions ``[*shape, *self.shape]`` are actions of the space."""
         return bool(np.isfinite(actions).all())
+
+    def are_legal(self, actions: np.ndarray, masks: np.ndarray) -> np.ndarray:
+        """Which of the ``actions [n, *shape]`` the ``masks [n, mask_size]`` allow; ``[n]`` bool."""
+        return np.take_along_axis(masks, actions[:, None], axis=1)[:, 0]
+
+    def have_legal(self, masks: np.ndarray) -> np.ndarray:
+        """Which of the ``masks [n, mask_size]`` allow any action; ``[n]`` bool."""
+        return np.logical_or.reduce(masks, axis=1)
 
     @abstractmethod
     def policy_targets(self, plan: Plan) -> PolicyTargets:
@@ -145,13 +160,26 @@ class ActionKind(ABC):
         :param generator: of a sample, on their device; ``None`` for torch's global one
         """
 
+    def log_prob(self, outputs: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """Log density (or log probability) of sampled actions ``[..., n]``; only if the kind is sampled.
+
+        :param outputs: of the policy network ``[..., output_dim]``
+        :param actions: ``[..., n, *shape]``
+        """
+        return self.log_likelihood(outputs.unsqueeze(-2), actions.unsqueeze(-2), outputs.new_ones(1))
+
     @abstractmethod
-    def candidates(self, outputs: th.Tensor, noise: th.Tensor, explore: bool) -> Candidates:
-        """What a search considers at its root, ``n_candidates`` actions.
+    def candidates(
+        self, outputs: th.Tensor, noise: th.Tensor, explore: bool, masks: th.Tensor | None = None
+    ) -> Candidates:
+        """What a search considers at its root, up to ``n_candidates`` actions.
+
+        What has the logit ``-inf`` is no candidate; at least one of every root is.
 
         :param outputs: of the policy network ``[n, output_dim]``
         :param noise: standard normal ``[n or 1, n_candidates, noise_dim]``
         :param explore: whether to explore
+        :param masks: of the legal choices ``[n, mask_size]`` bool; given only where ``mask_size`` is not 0
         """
 
     @abstractmethod
