@@ -135,7 +135,7 @@ BAD_ARGUMENTS: dict[str, list[Any]] = {
     "flatten_factor": [0.5, float("nan")],
     "unroll_steps": [0],
     "td_steps": [0, 2.5],
-    "random_repeat": [0, 1.5],
+    "novelty_coef": [-1.0, float("nan"), "much"],
     "td_phase": [-1, -0.5],
     "td_fresh": [-1, -0.5],
     "target_update_interval": [0],
