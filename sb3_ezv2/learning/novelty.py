@@ -16,39 +16,52 @@ ENOUGH = 10
 """So many transitions that tell states apart, by their reward or by a terminal end, are enough to learn from."""
 EXACT = 1e-3
 """A reward is given by the action if the fit misses it by at most this share of the rewards' size."""
+N_FIRST, MOST_FEATURES = 2_000, 256
 N_REFERENCES, N_NEIGHBOURS = 512, 4
 GRID = 8
 """Images are compared after pooling to this many rows and columns."""
 
 
-def n_informative(rewards: np.ndarray, actions: np.ndarray) -> int:
-    """How many rewards tell states apart: those that are not what a function of the action alone gives.
+def action_features(model: EfficientZeroModel, actions: np.ndarray) -> np.ndarray:
+    """What the cost of an action may be a linear function of ``[n, dim]``: 1, and the encoded action.
 
-    The function is a linear one of ``actions``, their absolute values and their squares, which covers the usual costs
-    of actions; it is fitted twice, the second time without the rewards that the first fit missed most.
+    Of numbers also absolute values and squares, which covers the usual costs; of hundreds of choices nothing but the 1.
 
-    :param rewards: of all stored transitions ``[n]``
-    :param actions: encoded ``[n, dim]``
+    :param model: knows the kind of action
+    :param actions: as stored ``[n, ...]``
+    """
+    kind, parts = model.action_kind, [np.ones((len(actions), 1))]
+    if kind.encoded_dim <= MOST_FEATURES:
+        encoded = kind.encode(th.from_numpy(actions)).flatten(1).double().numpy()
+        parts += [encoded, np.abs(encoded), encoded**2] if kind.scaled else [encoded]
+    return np.concatenate(parts, axis=1)
+
+
+def n_informative(rewards: np.ndarray, features: np.ndarray) -> int:
+    """How many rewards tell states apart: those that are not what a linear function of the action's features gives.
+
+    It is fitted twice, the second time without the rewards that the first fit missed most.
+
+    :param rewards: ``[n]``
+    :param features: of the actions ``[n, dim]``
     """
     if len(rewards) == 0:
         return 0
-    features = np.concatenate([np.ones((len(rewards), 1)), actions, np.abs(actions), actions**2], axis=1)
-    spread = rewards.max() - rewards.min()
     fitted = np.ones(len(rewards), bool)
     for _ in range(2):
         weights = np.linalg.lstsq(features[fitted], rewards[fitted].astype(np.float64), rcond=None)[0]
         missed = np.abs(rewards - features @ weights)
         fitted = missed <= np.quantile(missed, 0.9)
-    return int(np.count_nonzero(missed > EXACT * max(spread, np.abs(rewards).max())))
+    return int(np.count_nonzero(missed > EXACT * np.abs(rewards).max()))
 
 
 def as_vectors(model: EfficientZeroModel, observations: dict[str, th.Tensor]) -> th.Tensor:
-    """Observations as vectors ``[n, dim]`` in standard deviations; images are pooled."""
+    """Observations as vectors ``[n, dim]`` in standard deviations; images are pooled, others as they are."""
     parts = [model.normalised(observations)]
     for key in model.spaces:
         if key not in model.flat_parts():
-            images = observations[key].float() / 255.0
-            parts.append(F.adaptive_avg_pool2d(images, GRID).flatten(1))
+            raw = observations[key].float()
+            parts.append(F.adaptive_avg_pool2d(raw / 255.0, GRID).flatten(1) if raw.dim() == 4 else raw.flatten(1))
     return th.cat(parts, dim=1)
 
 
@@ -59,10 +72,12 @@ def _vectors(
     return as_vectors(model, to_tensors(buffer.observations_at(slots, normalizer), model.reward_scale.device))
 
 
-def _encoded_actions(buffer: TrajectoryReplayBuffer, model: EfficientZeroModel) -> np.ndarray:
-    """Actions of all stored transitions ``[n, dim]``."""
-    actions = th.from_numpy(buffer.actions[buffer.kinds == TRANSITION])
-    return model.action_kind.encode(actions).flatten(1).double().numpy()
+def _n_telling(rewards: np.ndarray, buffer: TrajectoryReplayBuffer, model: EfficientZeroModel) -> int:
+    """:func:`n_informative` of all stored transitions, or of some where these are enough: it costs little then."""
+    actions = buffer.actions[buffer.kinds == TRANSITION]
+    every = max(1, len(rewards) // N_FIRST)
+    n = n_informative(rewards[::every], action_features(model, actions[::every]))
+    return n if n >= ENOUGH or every == 1 else n_informative(rewards, action_features(model, actions))
 
 
 class Novelty:
@@ -115,7 +130,7 @@ class Novelty:
         """
         self.share, n = 0.0, int((buffer.kinds == TERMINATED).sum())
         if coefficient > 0.0 and n < ENOUGH:
-            n += n_informative(rewards, _encoded_actions(buffer, model))
+            n += _n_telling(rewards, buffer, model)
             self.share = max(0.0, 1.0 - n / ENOUGH)
         if self.share == 0.0:
             self.references = self.references[:0]

@@ -55,6 +55,12 @@ class SwitchActions(ActionKind):
     def to_env(self, actions):
         return actions
 
+    def from_env(self, actions, n):
+        return actions.astype(self.dtype)
+
+    def tensor_to_env(self, actions):
+        return actions
+
     def encode(self, actions):
         return 2.0 * actions.float() - 1.0
 
@@ -101,6 +107,12 @@ class DialActions(ActionKind):
         return rng.integers(self.sizes, size=(*shape, *self.shape))
 
     def to_env(self, actions):
+        return actions
+
+    def from_env(self, actions, n):
+        return actions.astype(self.dtype)
+
+    def tensor_to_env(self, actions):
         return actions
 
     def encode(self, actions):

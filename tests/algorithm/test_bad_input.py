@@ -214,8 +214,10 @@ def test_a_policy_of_another_algorithm():
 
 
 def test_unknown_policy_argument():
-    with pytest.raises(ValueError, match="'net_arch' is not among EZV2Policy's policy_kwargs; the nearest name is"):
-        tiny_model(RandomEnv(), policy_kwargs={"net_arch": [64]})
+    with pytest.raises(
+        ValueError, match="'net_architecture' is not among EZV2Policy's policy_kwargs; the nearest name is"
+    ):
+        tiny_model(RandomEnv(), policy_kwargs={"net_architecture": [64]})
     with pytest.raises(ValueError, match="'n_simulations' is not among"):
         tiny_model(RandomEnv(), policy_kwargs={"n_simulations": 4})
 

@@ -253,7 +253,7 @@ def test_a_game_in_legs(short_games, tmp_path):
 
 def test_training_sees_another_game_than_evaluation():
     env, eval_env = training.make_envs(TASKS["Boxing"], 0, 2)
-    assert env.observation_space.shape == eval_env.observation_space.shape == (12, 96, 96)
+    assert env.observation_space.shape == eval_env.observation_space.shape == (96, 96, 12)
     assert env.env_is_wrapped(atari.AtariTraining) == [True]
     assert eval_env.env_is_wrapped(atari.AtariTraining) == [False, False]
     with pytest.raises(ValueError, match="--entry nothing"):

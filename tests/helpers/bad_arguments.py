@@ -104,6 +104,7 @@ LEGAL_IN_BUFFER: dict[str, Legal] = {
     "alpha": real(0.0, 10.0),
     "n_stack": lambda value: whole(1, 3)(value) and value != 2,  # an observation has three numbers
     "channels_order": only(None),
+    "action_masks": switch,
 }
 LEGAL_IN_POLICY: dict[str, Legal] = {
     "optimizer_class": only(),

@@ -61,7 +61,7 @@ class ExactModel(nn.Module):
     def __init__(self, action_kind: Any, shift: float) -> None:
         super().__init__()
         self.action_kind, self.shift = action_kind, shift
-        self.representation = self.dynamics = self.value_prefix = None
+        self.representation = self.dynamics = self.heads = self.value_prefix = None
         self.register_buffer("reward_scale", th.ones(()))
         self.register_buffer("observation_count", th.ones(()))
 

@@ -7,17 +7,33 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_ezv2.common.normalization import UNCHANGED
-from sb3_ezv2.learning.novelty import ENOUGH, Novelty, as_vectors, n_informative
+from sb3_ezv2.learning.novelty import ENOUGH, Novelty, action_features, as_vectors, n_informative
 from tests.helpers.envs import RandomEnv
 from tests.helpers.tiny import tiny_model
 from tests.networks.test_cnn import GREY, TINY_IMAGE_NETWORK
 
 
+def features(encoded: np.ndarray, scaled: bool) -> np.ndarray:
+    ones = np.ones((len(encoded), 1))
+    return np.hstack([ones, encoded, np.abs(encoded), encoded**2] if scaled else [ones, encoded])
+
+
+def test_features_of_actions():
+    for space in (spaces.Box(-2.0, 2.0, (2,)), spaces.Discrete(3), spaces.Discrete(300), spaces.MultiBinary(2)):
+        model = tiny_model(RandomEnv(action_space=space)).policy.model
+        kind = model.action_kind
+        actions = kind.random((20,), np.random.default_rng(0))
+        encoded = kind.encode(th.from_numpy(actions)).flatten(1).double().numpy()
+        expected = np.ones((20, 1)) if kind.encoded_dim > 256 else features(encoded, kind.scaled)
+        np.testing.assert_array_equal(action_features(model, actions), expected)
+
+
 def test_what_tells_something():
     rng = np.random.default_rng(0)
     actions, sides = rng.uniform(-1, 1, (200, 2)), np.eye(3)[rng.integers(3, size=200)]
+    numbers, choices = features(actions, True), features(sides, False)
     assert n_informative(np.empty(0), np.empty((0, 2))) == 0
-    for encoded in (actions, sides):
+    for encoded in (numbers, choices):
         assert n_informative(np.zeros(200), encoded) == 0
         assert n_informative(np.full(200, -1.0), encoded) == 0
         assert n_informative(rng.normal(size=200), encoded) > 150
@@ -25,9 +41,9 @@ def test_what_tells_something():
         assert n_informative(goal, encoded) == 1
         assert n_informative(goal - 1.0, encoded) == 1
     cost = -0.1 * (actions**2).sum(1) - 0.03 * np.abs(actions[:, 0])
-    assert n_informative(cost.astype(np.float32), actions) == 0
-    assert n_informative(cost + goal, actions) == 1
-    assert n_informative(sides @ [0.0, -1.0, 2.0], sides) == 0
+    assert n_informative(cost.astype(np.float32), numbers) == 0
+    assert n_informative(cost + goal, numbers) == 1
+    assert n_informative(sides @ [0.0, -1.0, 2.0], choices) == 0
 
 
 class Line(gym.Env):

@@ -80,7 +80,7 @@ class FactorisedActions(ActionKind):
         else:
             scores = np.where(masks, rng.random(masks.shape), -1.0)
             drawn = np.append(scores, np.full((*shape, 1), -2.0), axis=-1)[..., self.places.numpy()].argmax(-2)
-        return drawn.astype(self.dtype).reshape(*shape, *self.shape)
+        return drawn.astype(self.dtype).reshape((*shape, *self.shape))
 
     def to_env(self, actions: np.ndarray) -> np.ndarray:
         """Actions counted from the start of the space, in its shape."""
