@@ -16,6 +16,7 @@ INDEX = RESULTS / "README.md"
 PAGES = {
     "learning": "README.md",
     "reward_unit": "README.md",
+    "exploration": "docs/deviations.md",
     "td_steps_": "docs/deviations.md",
     "classic_control": "docs/zoo.md",
     "pong_cpu": "README.md",
