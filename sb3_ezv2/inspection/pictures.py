@@ -208,27 +208,33 @@ def draw_visits(visits: np.ndarray) -> Figure:
 
 def draw_rewards(imagined: Imagined) -> Figure:
     """Rewards of the first episode, and those that the model imagines."""
-    n = len(imagined.rewards)
-    figure, axis = panel(f"Reward along the first episode{_of(imagined)}", "step", "reward")
-    axis.plot(range(n), imagined.rewards, color=REAL, linewidth=2.2, label="real")
-    axis.plot(range(n), imagined.next_rewards, color=NETWORK, linewidth=1.2, label="imagined one step ahead")
-    label = "imagined from the first state"
-    axis.plot(range(n), imagined.imagined_rewards, color=IMAGINED, linewidth=1.2, label=label)
-    axis.set_ylim(limits(imagined.rewards, imagined.next_rewards, imagined.imagined_rewards))
-    _legend(axis)
-    return figure
+    return _draw_along(
+        imagined,
+        "reward",
+        (imagined.rewards, REAL, "real"),
+        (imagined.next_rewards, NETWORK, "imagined one step ahead"),
+        (imagined.imagined_rewards, IMAGINED, "imagined from the first state"),
+    )
 
 
 def draw_values(imagined: Imagined) -> Figure:
     """Values of the first episode, and those that the model imagines."""
-    n = len(imagined.rewards)
-    figure, axis = panel(f"Value along the first episode{_of(imagined)}", "step", "value")
-    axis.plot(range(n), imagined.returns, color=REAL, linewidth=2.2, label="return that followed")
-    axis.plot(range(n), imagined.root_values, color=SEARCH, linewidth=1.2, label="search")
-    axis.plot(range(n + 1), imagined.values, color=NETWORK, linewidth=1.2, label="network")
-    label = "imagined from the first state"
-    axis.plot(range(n + 1), imagined.imagined_values, color=IMAGINED, linewidth=1.2, label=label)
-    axis.set_ylim(limits(imagined.returns, imagined.root_values, imagined.values, imagined.imagined_values))
+    return _draw_along(
+        imagined,
+        "value",
+        (imagined.returns, REAL, "return that followed"),
+        (imagined.root_values, SEARCH, "search"),
+        (imagined.values, NETWORK, "network"),
+        (imagined.imagined_values, IMAGINED, "imagined from the first state"),
+    )
+
+
+def _draw_along(imagined: Imagined, what: str, *lines: tuple[np.ndarray, str, str]) -> Figure:
+    """Lines along the first episode, each with its colour and its label; what is real is drawn thick."""
+    figure, axis = panel(f"{what.capitalize()} along the first episode{_of(imagined)}", "step", what)
+    for line, colour, label in lines:
+        axis.plot(range(len(line)), line, color=colour, linewidth=2.2 if colour == REAL else 1.2, label=label)
+    axis.set_ylim(limits(*(line for line, _, _ in lines)))
     _legend(axis)
     return figure
 

@@ -74,10 +74,11 @@ def _vectors(
 
 def _n_telling(rewards: np.ndarray, buffer: TrajectoryReplayBuffer, model: EfficientZeroModel) -> int:
     """:func:`n_informative` of all stored transitions, or of some where these are enough: it costs little then."""
-    actions = buffer.actions[buffer.kinds == TRANSITION]
+    slots = np.flatnonzero(buffer.kinds == TRANSITION)  # in the order of the rewards
+    actions = buffer.actions.reshape(-1, *buffer.actions.shape[2:])
     every = max(1, len(rewards) // N_FIRST)
-    n = n_informative(rewards[::every], action_features(model, actions[::every]))
-    return n if n >= ENOUGH or every == 1 else n_informative(rewards, action_features(model, actions))
+    n = n_informative(rewards[::every], action_features(model, actions[slots[::every]]))
+    return n if n >= ENOUGH or every == 1 else n_informative(rewards, action_features(model, actions[slots]))
 
 
 class Novelty:

@@ -10,7 +10,7 @@ from sb3_ezv2.common.type_aliases import Expansion, Noise, SearchResult, SearchR
 from sb3_ezv2.networks.model import EfficientZeroModel, NetworkOutput
 from sb3_ezv2.planning.torch_nodes import TorchNodes, noise_on_device
 from sb3_ezv2.search.qvalues import Constants
-from sb3_ezv2.search.search import grow, new_result, read_roots
+from sb3_ezv2.search.search import grow, result_of
 from sb3_ezv2.search.tree import SearchTree
 
 
@@ -74,9 +74,7 @@ def plan_in_torch(
 
 def read_plan(grown: GrownTrees) -> tuple[SearchResult, np.ndarray]:
     """What grown trees say of their roots, and the candidates that were drawn."""
-    result = new_result(*grown.tree.preferences.shape)
-    read_roots(grown.tree, grown.constants, result)
-    return result, grown.nodes.candidates.actions.cpu().numpy()
+    return result_of(grown.tree, grown.constants), grown.nodes.candidates.actions.cpu().numpy()
 
 
 def _on_host(*tensors: th.Tensor) -> list[np.ndarray]:

@@ -136,7 +136,11 @@ def search(
     :raises ValueError: if shapes disagree, more actions are to be considered than there are candidates, or a number
         is out of its range
     """
-    tree, constants = grow(root, recurrent_fn, gumbel, n_children, settings, value_unit)
+    return result_of(*grow(root, recurrent_fn, gumbel, n_children, settings, value_unit))
+
+
+def result_of(tree: SearchTree, constants: Constants) -> SearchResult:
+    """What grown trees say of their roots."""
     result = new_result(*tree.preferences.shape)
     read_roots(tree, constants, result)
     return result
