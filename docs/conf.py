@@ -17,7 +17,7 @@ version = release
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.viewcode"]
 source_suffix = {".md": "markdown"}
-exclude_patterns = ["_build", "classic_control_table.md"]  # the table is included by zoo.md
+exclude_patterns = ["_build", "classic_control_table.md"]  # the table is included by benchmarks.md
 templates_path = []
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
