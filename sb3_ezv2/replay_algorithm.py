@@ -103,6 +103,8 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
         :return: actions in the environment's own units, and ``state``
         :raises ValueError: if the masks are none of these observations, or allow nothing
         """
+        if n_simulations is None and action_masks is None:
+            return super().predict(observation, state, episode_start, deterministic)
         with self.policy.simulations(n_simulations), self.policy.masked(action_masks):
             return super().predict(observation, state, episode_start, deterministic)
 
