@@ -61,7 +61,8 @@ class EfficientZeroV2(OfflineAlgorithm):
     :param td_steps: rewards in the multi-step value target; ``None`` for 10 with discrete actions and 5 with others
     :param td_phase: T1 of the mixed value target, in updates: until then it is the multi-step return everywhere
     :param td_fresh: T2 of the mixed value target, in observations: the newest states keep the multi-step return
-    :param target_update_interval: updates between two copies of the average to the target network
+    :param target_update_interval: updates between two copies of the average to the target network, after which every
+        state is searched anew; ``None`` for 50, and more once states are drawn fewer than four times in them
     :param priority_beta: exponent of the importance weights
     :param reward_coef: weight of the reward loss
     :param value_coef: weight of the value loss
@@ -95,6 +96,7 @@ class EfficientZeroV2(OfflineAlgorithm):
     policy: PlanningPolicy
     reanalyzer: Reanalyzer
     random_actions: RandomActions
+    _next_refresh = 0  # of the target network, in updates
 
     def __init__(
         self,
@@ -120,7 +122,7 @@ class EfficientZeroV2(OfflineAlgorithm):
         td_steps: int | None = None,
         td_phase: int = 400,
         td_fresh: int = 1_000,
-        target_update_interval: int = 50,
+        target_update_interval: int | None = None,
         priority_beta: float = 0.4,
         reward_coef: float = 1.0,
         value_coef: float = 0.5,
@@ -301,7 +303,7 @@ class EfficientZeroV2(OfflineAlgorithm):
         settings = self.arguments.losses.update_settings()
         logs = []
         for _ in range(gradient_steps):
-            if self._n_updates % self.arguments.targets.target_update_interval == 0:
+            if self._n_updates >= self._next_refresh:
                 self._refresh_target()
             if self._n_updates % INTERVAL == FIRST:
                 self._inspect()
@@ -363,9 +365,10 @@ class EfficientZeroV2(OfflineAlgorithm):
             rewards, novelty.share * novelty.weight, *((model, average) if self.target_version == 0 else (model,))
         )
         self.policy.copies.update_target()
+        interval = self.arguments.targets.updates_until_refresh(self.replay_buffer.size(), self.batch_size)
         # Now nearly all states of the next batch are searched.
-        interval = max(self.arguments.targets.target_update_interval, INTERVAL)
-        self.reanalyzer.wants_statistics |= self._n_updates % interval == 0
+        self.reanalyzer.wants_statistics |= interval >= INTERVAL or self._n_updates % INTERVAL == 0
+        self._next_refresh = self._n_updates + interval
         self.target_version += 1
 
     def _inspect(self) -> None:

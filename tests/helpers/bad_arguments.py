@@ -81,7 +81,7 @@ LEGAL: dict[str, Legal] = {
     "td_steps": whole(1, 10_000, none=True),
     "td_phase": whole(0),
     "td_fresh": whole(0),
-    "target_update_interval": whole(1),
+    "target_update_interval": whole(1, none=True),
     "priority_beta": real(0.0, 10.0),
     "reward_coef": real(0.0, 1e6),
     "value_coef": real(0.0, 1e6),
