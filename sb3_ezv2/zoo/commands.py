@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import runpy
 import sys
+import tempfile
 
 import huggingface_hub
 import huggingface_hub.repocard
@@ -17,6 +18,7 @@ import yaml
 
 from sb3_ezv2.ezv2 import EfficientZeroV2
 from sb3_ezv2.zoo import ALGO, inspecting, plots, seeds
+from sb3_ezv2.zoo.estimating import Estimation
 from sb3_ezv2.zoo.experiment import Experiment
 from sb3_ezv2.zoo.hub import (
     FolderOfTheRun,
@@ -52,6 +54,15 @@ def train(arguments: list[str]) -> None:
         replaced(rl_zoo3.exp_manager, "ExperimentManager", Experiment),
     ):
         run_script("train", ["--algo", ALGO, "--n-eval-envs", "5", *arguments])
+
+
+def estimate(arguments: list[str]) -> None:
+    """Say how long ``train`` would take with the same options; nothing is kept."""
+    with (
+        tempfile.TemporaryDirectory(prefix="ezv2-estimate-") as folder,
+        replaced(rl_zoo3.exp_manager, "ExperimentManager", Estimation),
+    ):
+        run_script("train", ["--algo", ALGO, *arguments, "-f", folder, "--eval-freq", "-1"])
 
 
 def enjoy(arguments: list[str]) -> None:
