@@ -31,6 +31,7 @@ BELOW["commands"] = {"zoo", *BELOW["zoo"]}
 AT_THE_TOP = {
     "checkpoints": "algorithm",
     "ezv2": "algorithm",
+    "ranked_algorithm": "algorithm",
     "replay_algorithm": "algorithm",
     "configured_algorithm": "algorithm",
     "argument_groups": "algorithm",
