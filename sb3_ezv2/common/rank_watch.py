@@ -8,6 +8,9 @@ from contextlib import contextmanager
 
 import torch.distributed as dist
 
+PATIENCE = 10.0
+"""Seconds that a rank waits before it ends because of an error that another one reports: torchrun ends all ranks as
+soon as one of them has ended, and the report must come first."""
 MOST_SECONDS = 5.0
 """Between two signs of life at most."""
 BEATS = 4
@@ -73,9 +76,9 @@ class Watch:
 
         :param error: that ended a wait
         """
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if not ("timed out" in str(error).lower() or "timeout" in str(error).lower()):
-            return RankError(f"rank {self.rank}: another rank has ended; torchrun says which one ({reason})")
+            time.sleep(PATIENCE)  # torchrun, which knows more, ends this rank meanwhile
+            return RankError(f"rank {self.rank}: another rank has ended or cannot be reached any more")
         late = self._late()
         who = "; ".join(late) or "all ranks wait, but not for the same thing"
         return RankError(f"rank {self.rank} has waited for {self._timeout:g} seconds: {who}")

@@ -16,14 +16,11 @@ import numpy as np
 import torch as th
 import torch.distributed as dist
 
-from sb3_ezv2.common.rank_watch import RankError, Watch
+from sb3_ezv2.common.rank_watch import PATIENCE, RankError, Watch
 
 TIMEOUT_VARIABLE = "EZV2_RANK_TIMEOUT"
 """Environment variable: seconds that ranks wait for one another."""
 DEFAULT_TIMEOUT = 1800.0
-PATIENCE = 10.0
-"""Seconds that a rank waits before it ends because of an error that the first rank reports: torchrun ends all ranks as
-soon as one of them has ended, and the report must come first."""
 STOP, GO_ON, ORDER, FAILED = range(4)
 """What the first rank tells those that follow its callbacks."""
 

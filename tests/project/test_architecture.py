@@ -30,6 +30,7 @@ BELOW["zoo"] = {"inspection", *BELOW["inspection"]}
 BELOW["commands"] = {"zoo", *BELOW["zoo"]}
 AT_THE_TOP = {
     "checkpoints": "algorithm",
+    "checkpoint_files": "algorithm",
     "ezv2": "algorithm",
     "ranked_algorithm": "algorithm",
     "replay_algorithm": "algorithm",
