@@ -61,7 +61,7 @@ class OfflineAlgorithm(CheckpointedAlgorithm):
         for name, space in (("observation_space", observations), ("action_space", actions)):
             if not isinstance(space, spaces.Space):
                 raise ValueError(f"{name}={shown(space)}: the data does not say its spaces; pass {name}=...")
-        model = cls(policy, None, _init_setup_model=False, **kwargs)  # type: ignore[call-arg]
+        model = cls(policy, None, _init_setup_model=False, **kwargs)
         model.observation_space, model.action_space = _channels_first(observations), actions
         model.n_envs, model._from_release_0_1 = Whole(1)("n_envs", n_envs), False
         model._setup_model()

@@ -5,10 +5,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
-import torch.distributed as dist
-
-PATIENCE = 10.0
+PATIENCE = 5.0
 """Seconds that a rank waits before it ends because of an error that another one reports: torchrun ends all ranks as
 soon as one of them has ended, and the report must come first."""
 MOST_SECONDS = 5.0
@@ -21,6 +20,22 @@ class RankError(RuntimeError):
     """Another rank is gone, or does not answer."""
 
 
+class Store(Protocol):
+    """What all ranks reach: a ``torch.distributed.Store``."""
+
+    def set(self, key: str, value: str, /) -> None:
+        """Write a value."""
+
+    def get(self, key: str, /) -> bytes:
+        """Read a value."""
+
+    def add(self, key: str, amount: int, /) -> int:
+        """Add to a number and return it."""
+
+    def check(self, keys: list[str], /) -> bool:
+        """Whether all of them have been written."""
+
+
 class Watch:
     """Tells the other ranks what this one is doing, and reads what they say.
 
@@ -30,7 +45,7 @@ class Watch:
     :param size: number of ranks
     """
 
-    store: dist.Store | None = None
+    store: Store | None = None
 
     def __init__(self, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
@@ -49,7 +64,7 @@ class Watch:
         yield
         self._is_waiting = False
 
-    def begin(self, store: dist.Store, timeout: float) -> None:
+    def begin(self, store: Store, timeout: float) -> None:
         """Begin to tell.
 
         :param store: that all ranks reach
@@ -62,7 +77,7 @@ class Watch:
     def _interval(self) -> float:
         return min(MOST_SECONDS, self._timeout / BEATS)
 
-    def _tell(self, store: dist.Store) -> None:
+    def _tell(self, store: Store) -> None:
         while True:
             doing, since = self._doing
             try:
@@ -79,6 +94,8 @@ class Watch:
         if not ("timed out" in str(error).lower() or "timeout" in str(error).lower()):
             time.sleep(PATIENCE)  # torchrun, which knows more, ends this rank meanwhile
             return RankError(f"rank {self.rank}: another rank has ended or cannot be reached any more")
+        if self.store is not None and self.store.add("ezv2/reported", 1) > 1:
+            time.sleep(PATIENCE)  # another rank says the same
         late = self._late()
         who = "; ".join(late) or "all ranks wait, but not for the same thing"
         return RankError(f"rank {self.rank} has waited for {self._timeout:g} seconds: {who}")

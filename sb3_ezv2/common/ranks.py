@@ -15,12 +15,17 @@ from typing import Any, NoReturn
 import numpy as np
 import torch as th
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from sb3_ezv2.common.rank_watch import PATIENCE, RankError, Watch
 
 TIMEOUT_VARIABLE = "EZV2_RANK_TIMEOUT"
 """Environment variable: seconds that ranks wait for one another."""
 DEFAULT_TIMEOUT = 1800.0
+RESTARTS_VARIABLE = "TORCHELASTIC_RESTART_COUNT"
+"""Environment variable: how often torchrun has started the ranks again."""
+VARIABLES = ("TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+"""Environment variables that make a process a rank: one that a rank starts for itself must not have them."""
 STOP, GO_ON, ORDER, FAILED = range(4)
 """What the first rank tells those that follow its callbacks."""
 
@@ -80,6 +85,9 @@ class Ranks:
         :raises SystemExit: on the others, with status 1, once the first one can have reported it
         """
         raise ValueError(message)
+
+    def let_the_first_report(self) -> None:
+        """Wait on other ranks, which torchrun ends once the first rank has ended; on the first one do nothing."""
 
 
 ALONE = Ranks()
@@ -159,7 +167,7 @@ class TorchRanks(Ranks):
         while (told := self._tell(GO_ON)) == ORDER:
             obey(*self.gathered(None)[0])
         if told == FAILED:
-            time.sleep(PATIENCE)
+            self.let_the_first_report()
             raise SystemExit(1)
         return told == GO_ON
 
@@ -193,8 +201,13 @@ class TorchRanks(Ranks):
         """See :meth:`Ranks.refuse`."""
         if self.rank == 0:
             raise ValueError(message)
-        time.sleep(PATIENCE)
+        self.let_the_first_report()
         raise SystemExit(1)
+
+    def let_the_first_report(self) -> None:
+        """See :meth:`Ranks.let_the_first_report`."""
+        if self.rank > 0:
+            time.sleep(PATIENCE)
 
     @contextmanager
     def _together(self) -> Iterator[None]:
@@ -240,13 +253,13 @@ def read_timeout() -> float:
     return seconds
 
 
-def _open_store(rank: int, size: int, timeout: float) -> dist.Store:
+def _open_store(rank: int, size: int, timeout: float) -> Any:
     """Where the ranks find each other.
 
     :raises ValueError: if its port is taken
     """
     try:
-        found, _, _ = next(dist.rendezvous("env://", rank, size, timeout=timedelta(seconds=timeout)))
+        found, _, _ = next(rendezvous("env://", rank, size, timeout=timedelta(seconds=timeout)))
     except RuntimeError as error:
         address, port = (os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
         raise ValueError(
@@ -267,12 +280,6 @@ def ranks_of_process() -> Ranks:
         return ALONE
     rank, size = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
     return _torch_ranks(rank, size) if size > 1 else ALONE
-
-
-def leave_ranks() -> None:
-    """Let this process, which a rank started, be one alone: its models have nobody to agree with."""
-    for name in ("TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
-        os.environ.pop(name, None)
 
 
 def ranks_on_machine() -> int:

@@ -43,6 +43,7 @@ AT_THE_TOP = {
     "export": "algorithm",
     "offline": "algorithm",
     "callbacks": "algorithm",
+    "background_evaluation": "algorithm",
     "compatibility": "algorithm",
     "command_line": "commands",
     "train": "commands",
