@@ -19,6 +19,7 @@ from numba.core import config
 from threadpoolctl import ThreadpoolController
 
 from sb3_ezv2.common.compilation import entry_point, inlined
+from sb3_ezv2.common.ranks import ranks_on_machine
 from sb3_ezv2.common.type_aliases import Noise, SearchResult, SearchSettings
 from sb3_ezv2.networks.model import EfficientZeroModel
 from sb3_ezv2.planning.fused_network import (
@@ -262,8 +263,13 @@ def _cores() -> set[int]:
 
 
 def _most_threads(n_cores: int) -> int:
-    """How many threads a search may use. Where nobody set it, numba counts the cores of the calling thread only."""
-    return MAX_THREADS if "NUMBA_NUM_THREADS" in os.environ else max(MAX_THREADS, n_cores)
+    """How many threads a search may use. Where nobody set it, numba counts the cores of the calling thread only.
+
+    Ranks on the same machine share its cores.
+    """
+    if "NUMBA_NUM_THREADS" in os.environ:
+        return MAX_THREADS
+    return max(1, max(MAX_THREADS, n_cores) // ranks_on_machine())
 
 
 def _use_cores(cores: set[int]) -> None:
