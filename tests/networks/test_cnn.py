@@ -30,6 +30,7 @@ from tests.helpers.tiny import (
 )
 
 TINY_IMAGE_NETWORK = {
+    "net_size": "paper",
     "stem_channels": 4,
     "latent_channels": 6,
     "action_channels": 3,
