@@ -93,10 +93,10 @@ def smallest_time(function: Callable[[], Any], repeats: int = 8) -> float:
 def bare_update(model: EfficientZeroV2, batches: list[TensorBatch]) -> float:
     """Seconds of the loss, its gradient and the optimiser's step."""
     copies = model.policy.copies
-    arguments = model.arguments.losses
+    coefficients = model.arguments.losses.update_settings().coefficients
 
     def once() -> None:
-        loss = unroll_loss(copies.model, batches[0], arguments, False, copies.generator).total
+        loss = unroll_loss(copies.model, batches[0], coefficients, False, copies.generator).total
         copies.optimizer.zero_grad()
         loss.backward()
         copies.optimizer.step()
