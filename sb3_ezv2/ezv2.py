@@ -159,7 +159,8 @@ class EfficientZeroV2(OfflineAlgorithm):
             verbose=self.verbose,
             support_multi_env=True,
         )
-        self._from_release_0_1 = not _init_setup_model  # unless the file that is about to be read says otherwise
+        # Unless the file that is about to be read says otherwise.
+        self._from_release_0_1 = self._from_before_net_size = not _init_setup_model
         self.target_version = 0
         if _init_setup_model:
             self._setup_model()

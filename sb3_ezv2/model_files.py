@@ -107,7 +107,7 @@ class SavedAlgorithm(ReplayAlgorithm):
         else:
             model.observation_space, model.action_space = policy.observation_space, policy.action_space
             model.n_envs = 1
-        model._from_release_0_1 = False
+        model._from_release_0_1 = model._from_before_net_size = False
         model._setup_model()
         model.set_parameters({"policy": policy.state_dict()}, exact_match=False)
         return model

@@ -63,7 +63,8 @@ class OfflineAlgorithm(CheckpointedAlgorithm):
                 raise ValueError(f"{name}={shown(space)}: the data does not say its spaces; pass {name}=...")
         model = cls(policy, None, _init_setup_model=False, **kwargs)
         model.observation_space, model.action_space = _channels_first(observations), actions
-        model.n_envs, model._from_release_0_1 = Whole(1)("n_envs", n_envs), False
+        model.n_envs = Whole(1)("n_envs", n_envs)
+        model._from_release_0_1 = model._from_before_net_size = False
         model._setup_model()
         if is_journal:
             model.replay_buffer.add_journal(data)
