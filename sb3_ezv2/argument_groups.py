@@ -18,6 +18,9 @@ from sb3_ezv2.replay.buffer import TrajectoryReplayBuffer
 from sb3_ezv2.search_arguments import SearchArguments
 
 MOST_THREADS = 1024
+LEAST_REFRESH, DRAWS_PER_SEARCH = 50, 4
+"""Updates between two refreshes of the target network at least, and how often a state is drawn on average between
+them, so that about a quarter of a batch is searched however many states are stored."""
 DEVICES = ("cpu", "cuda", "mps")
 NOT_A_SHARE = "and no share of the run: what a run does must not depend on how long it is planned to be"
 
@@ -104,12 +107,22 @@ class TargetArguments(ArgumentGroup):
     td_steps: Annotated[int | None, Whole(1, 10_000)]
     td_phase: Annotated[int, Whole(0, meaning=f"a number of updates {NOT_A_SHARE}")]
     td_fresh: Annotated[int, Whole(0, meaning=f"a number of observations {NOT_A_SHARE}")]
-    target_update_interval: Annotated[int, Whole(1)]
+    target_update_interval: Annotated[int | None, Whole(1)]
     use_target_cache: Annotated[bool, switch]
 
     def n_step(self, action_kind: ActionKind) -> int:
         """``td_steps``, or what suits the kind of action if it is ``None``."""
         return action_kind.td_steps if self.td_steps is None else self.td_steps
+
+    def updates_until_refresh(self, n_stored: int, batch_size: int) -> int:
+        """``target_update_interval``; if it is ``None``, as many updates as draw every stored state a few times.
+
+        :param n_stored: states in the replay buffer
+        :param batch_size: positions per update, each of them with the states of its unroll
+        """
+        if self.target_update_interval is not None:
+            return self.target_update_interval
+        return max(LEAST_REFRESH, DRAWS_PER_SEARCH * n_stored // (batch_size * (self.unroll_steps + 1)))
 
 
 @dataclass(frozen=True)

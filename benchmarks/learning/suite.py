@@ -35,7 +35,9 @@ NEEDS = {
     "dmc": ("dm_control", "pip install 'sb3_ezv2[dmc]'"),
     "atari": ("ale_py", "pip install 'sb3_ezv2[atari]'"),
     "small atari": ("ale_py", "pip install 'sb3_ezv2[atari]'"),
-    "minatar": ("minatar", "pip install minatar"),
+    "small vision": ("dm_control", "pip install 'sb3_ezv2[dmc]'"),
+    "minatar": ("minatar", "pip install 'sb3_ezv2[benchmarks]'"),
+    "minigrid": ("minigrid", "pip install 'sb3_ezv2[benchmarks]'"),
 }
 """Module that a group of tasks needs beyond the package itself, and how to get it."""
 LOG_LINES = 5

@@ -26,7 +26,7 @@ from benchmarks.learning.tasks import TASKS, Task, policy_for
 from benchmarks.records import new_record, write_record
 from benchmarks.speed.memory import peak_bytes
 from sb3_ezv2 import EfficientZeroV2
-from sb3_ezv2.checkpoints import checkpoints_in
+from sb3_ezv2.checkpoint_files import checkpoints_in
 
 ALGOS: dict[str, type[BaseAlgorithm]] = {
     "ezv2": EfficientZeroV2,

@@ -30,7 +30,9 @@ BELOW["zoo"] = {"inspection", *BELOW["inspection"]}
 BELOW["commands"] = {"zoo", *BELOW["zoo"]}
 AT_THE_TOP = {
     "checkpoints": "algorithm",
+    "checkpoint_files": "algorithm",
     "ezv2": "algorithm",
+    "ranked_algorithm": "algorithm",
     "replay_algorithm": "algorithm",
     "configured_algorithm": "algorithm",
     "argument_groups": "algorithm",
@@ -42,6 +44,7 @@ AT_THE_TOP = {
     "offline": "algorithm",
     "run_time": "algorithm",
     "callbacks": "algorithm",
+    "background_evaluation": "algorithm",
     "compatibility": "algorithm",
     "command_line": "commands",
     "train": "commands",

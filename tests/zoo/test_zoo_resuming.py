@@ -12,7 +12,7 @@ import torch as th
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_ezv2 import EfficientZeroV2, command_line
-from sb3_ezv2.checkpoints import checkpoints_in
+from sb3_ezv2.checkpoint_files import checkpoints_in
 from sb3_ezv2.zoo.progress import ReturnProgressBar
 from sb3_ezv2.zoo.resuming import CHECKPOINTS, JOURNAL, Origin, find_origin, missed_updates
 from tests.helpers.tiny import tiny_model
