@@ -32,7 +32,7 @@ RETURNS = ROOT / "docs" / "returns.png"
 BESIDE, OWN = RESULTS / "classic_control", RESULTS / "learning"
 """Runs beside other algorithms, with the hyperparameters of the zoo; and runs of ours alone."""
 PUBLISHED = ROOT / "benchmarks" / "published" / "dmc_proprio.csv"
-SOURCE, RIVALS = "Table 2", {"ezv2": "EZ-V2", "sac": "SAC", "tdmpc2": "TD-MPC2", "dreamerv3": "DreamerV3"}
+SOURCE, RIVALS = "Table 2", {"ezv2": "EZ-V2", "sac": "SAC", "tdmpc2": "TD-MPC2"}
 COLORS = {"ezv2": "tab:blue", "dqn": "tab:orange", "ppo": "tab:green", "sac": "tab:red", "tqc": "tab:purple"}
 NAMES = {"ezv2": "EZ-V2 (here)", "dqn": "DQN", "ppo": "PPO", "sac": "SAC", "tqc": "TQC"}
 SHOWN = ("CartPole-v1", "Acrobot-v1", "MountainCarContinuous-v0", "Pendulum-v1")
