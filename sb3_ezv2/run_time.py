@@ -71,7 +71,7 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} seconds"
 
 
-def searched_fraction(n_stored: np.ndarray, n_draws: float) -> np.ndarray:
+def searched_fraction(n_stored: np.ndarray, n_draws: np.ndarray) -> np.ndarray:
     """Share of the drawn states that the target network has not searched yet, ``n / D (1 - exp(-D / n))``.
 
     :param n_stored: states in the replay buffer, ``n``
@@ -133,7 +133,8 @@ def estimate_run_time(model: EfficientZeroV2, total_timesteps: int) -> RunTime:
     n_learning = max(total_timesteps - first, 0)
     stored = np.linspace(min(first, total_timesteps) + 1.0, total_timesteps + 1.0, N_POINTS).clip(max=model.buffer_size)
     n_states = model.batch_size * (model.unroll_steps + 1)
-    fractions = searched_fraction(stored, n_states * model.target_update_interval)
+    until_refresh = [model.arguments.targets.updates_until_refresh(int(n), model.batch_size) for n in stored]
+    fractions = searched_fraction(stored, n_states * np.array(until_refresh))
     return RunTime(
         n_steps=total_timesteps,
         n_updates=ratio * n_learning,
