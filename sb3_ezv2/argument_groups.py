@@ -1,6 +1,7 @@
 """The arguments of :class:`~sb3_ezv2.ezv2.EfficientZeroV2` in groups that check themselves."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -13,11 +14,13 @@ from stable_baselines3.common.type_aliases import Schedule, TrainFreq, TrainFreq
 from sb3_ezv2.common.actions import ActionKind
 from sb3_ezv2.common.arguments import FIXED, ArgumentGroup, OneOf, Real, Whole, keywords, kinds_of, shown, switch
 from sb3_ezv2.learning.losses import LossCoefficients
+from sb3_ezv2.learning.reanalyze import SEARCH_VALUES, MixedValueRule
 from sb3_ezv2.learning.updates import UpdateSettings
 from sb3_ezv2.replay.buffer import TrajectoryReplayBuffer
 from sb3_ezv2.search_arguments import SearchArguments
 
 MOST_THREADS = 1024
+VALUE_TARGETS = ("mixed", "search", "multi_step")
 DEVICES = ("cpu", "cuda", "mps")
 NOT_A_SHARE = "and no share of the run: what a run does must not depend on how long it is planned to be"
 
@@ -105,11 +108,20 @@ class TargetArguments(ArgumentGroup):
     td_phase: Annotated[int, Whole(0, meaning=f"a number of updates {NOT_A_SHARE}")]
     td_fresh: Annotated[int, Whole(0, meaning=f"a number of observations {NOT_A_SHARE}")]
     target_update_interval: Annotated[int, Whole(1)]
+    value_target: Annotated[str, OneOf(VALUE_TARGETS)]
+    search_value: Annotated[str, OneOf(tuple(SEARCH_VALUES))]
     use_target_cache: Annotated[bool, switch]
 
     def n_step(self, action_kind: ActionKind) -> int:
         """``td_steps``, or what suits the kind of action if it is ``None``."""
         return action_kind.td_steps if self.td_steps is None else self.td_steps
+
+    def rule(self, n_updates: int) -> MixedValueRule:
+        """T1 and T2 as they stand after ``n_updates``."""
+        if self.value_target == "search":
+            return MixedValueRule(td_phase=False, fresh=-math.inf)
+        td_phase = self.value_target == "multi_step" or n_updates < self.td_phase
+        return MixedValueRule(td_phase, self.td_fresh)
 
 
 @dataclass(frozen=True)
@@ -140,6 +152,7 @@ class ExplorationArguments(ArgumentGroup):
 
     learning_starts: Annotated[int, Whole(0)]
     novelty_coef: Annotated[float, Real()]
+    act_with: Annotated[str, OneOf(("search", "policy"))]
     train_freq: Annotated[int | tuple[int, str], train_freq_kind]
     gradient_steps: Annotated[int, Whole(-1)]
 

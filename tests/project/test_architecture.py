@@ -39,6 +39,7 @@ AT_THE_TOP = {
     "policy_files": "algorithm",
     "model_files": "algorithm",
     "export": "algorithm",
+    "presets": "algorithm",
     "offline": "algorithm",
     "callbacks": "algorithm",
     "compatibility": "algorithm",
