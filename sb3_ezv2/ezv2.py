@@ -17,7 +17,7 @@ from sb3_ezv2.learning.agreement import agree_on_normalization, agreed_weights
 from sb3_ezv2.learning.diagnostics import FIRST, INTERVAL, Diagnostics
 from sb3_ezv2.learning.exploration import RandomActions
 from sb3_ezv2.learning.losses import tensor_batch
-from sb3_ezv2.learning.reanalyze import MixedValueRule, Reanalyzer
+from sb3_ezv2.learning.reanalyze import Reanalyzer
 from sb3_ezv2.learning.statistics import DataStatistics, set_rewards
 from sb3_ezv2.learning.updates import Updater
 from sb3_ezv2.offline import OfflineAlgorithm
@@ -58,10 +58,14 @@ class EfficientZeroV2(OfflineAlgorithm):
     :param n_policy_candidates: candidates that come from the policy itself while exploring, the others come from the
         policy with a larger standard deviation (paper, section 4.1)
     :param flatten_factor: multiplies that standard deviation
+    :param act_with: ``"search"``, or ``"policy"`` to collect with a random one of the candidates of a search instead
     :param unroll_steps: dynamics steps of the loss
     :param td_steps: rewards in the multi-step value target; ``None`` for 10 with discrete actions and 5 with others
     :param td_phase: T1 of the mixed value target, in updates: until then it is the multi-step return everywhere
     :param td_fresh: T2 of the mixed value target, in observations: the newest states keep the multi-step return
+    :param value_target: ``"mixed"`` (paper); ``"search"`` or ``"multi_step"`` for one of its two parts alone
+    :param search_value: the search's part: the returns of its simulations with the candidates weighted by the
+        ``"improved"`` policy, by visits, which is the ``"mean"`` (paper, equation 9), or by the ``"policy"``
     :param target_update_interval: updates between two copies of the average to the target network, after which every
         state is searched anew; ``None`` for 50, and more once states are drawn fewer than four times in them
     :param priority_beta: exponent of the importance weights
@@ -119,10 +123,13 @@ class EfficientZeroV2(OfflineAlgorithm):
         n_considered: int | None = SearchArguments.n_considered,
         n_policy_candidates: int = SearchArguments.n_policy_candidates,
         flatten_factor: float = SearchArguments.flatten_factor,
+        act_with: str = "search",
         unroll_steps: int = 5,
         td_steps: int | None = None,
         td_phase: int = 400,
         td_fresh: int = 1_000,
+        value_target: str = "mixed",
+        search_value: str = "improved",
         target_update_interval: int | None = None,
         priority_beta: float = 0.4,
         reward_coef: float = 1.0,
@@ -184,8 +191,8 @@ class EfficientZeroV2(OfflineAlgorithm):
         ).to(self.device)
         policy.seed_planning(self.ranks.seed(self.seed))
         self.updater = Updater(policy.copies, ranks=self.ranks)
-        use_cache = self.arguments.targets.use_target_cache
-        self.reanalyzer = Reanalyzer(policy.planner, policy.action_kind, use_cache)
+        targets = self.arguments.targets
+        self.reanalyzer = Reanalyzer(policy.planner, policy.action_kind, targets.use_target_cache, targets.search_value)
         self.diagnostics = Diagnostics(self.gamma, self.n_envs, warns=self.ranks.rank == 0)
         self.random_actions = RandomActions(policy.action_kind, self.n_envs)
         if not hasattr(self, "statistics"):  # a loaded model brings its own
@@ -197,7 +204,8 @@ class EfficientZeroV2(OfflineAlgorithm):
             self._setup_lr_schedule()
         self.policy.set_search(self.arguments.search)
         self.reanalyzer.planner = self.policy.planner
-        self.reanalyzer.use_cache = self.arguments.targets.use_target_cache
+        targets = self.arguments.targets
+        self.reanalyzer.use_cache, self.reanalyzer.search_value = targets.use_target_cache, targets.search_value
 
     def set_parameters(self, *args: Any, **kwargs: Any) -> None:
         """Set the parameters of the policy and its optimiser; see ``SavedAlgorithm.set_parameters``."""
@@ -267,6 +275,8 @@ class EfficientZeroV2(OfflineAlgorithm):
             return self.random_actions.draw(self.rng, self._masks())
         assert self._last_obs is not None
         tensors, _ = self.policy.obs_to_tensor(self._last_obs)
+        if self.arguments.exploration.act_with == "policy":
+            return self.policy.draw_actions(tensors, self._masks())
         plan = self.policy.search(tensors, masks=self._masks())
         self.diagnostics.root_values = plan.root_values
         return plan.actions
@@ -314,7 +324,9 @@ class EfficientZeroV2(OfflineAlgorithm):
             logs.append(th.stack([*output.logs.values()]))  # copied, for the next update may overwrite them
             self.logger.record_mean("train/searched_fraction", self.reanalyzer.searched_fraction)
             self.logger.record_mean("train/search_value_fraction", self.reanalyzer.search_value_fraction)
-        self._log_updates(list(output.logs), logs)
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.diagnostics.keep("search", self.reanalyzer.take_statistics())
+        self.diagnostics.log_updates(list(output.logs), logs, self.logger, self.num_timesteps, self._total_timesteps)
 
     def _sample(self) -> TrajectoryBatch:
         """Draw positions with what the losses and the value targets need."""
@@ -337,15 +349,10 @@ class EfficientZeroV2(OfflineAlgorithm):
             self.policy.average_model,
             self.policy.target_model,
             self.target_version,
-            self._value_rule(),
+            self.arguments.targets.rule(self._n_updates, self.ranks.size),
             self.rng,
             self.normalizer,
         )
-
-    def _value_rule(self) -> MixedValueRule:
-        """T1 and T2 as they stand now."""
-        targets = self.arguments.targets
-        return MixedValueRule(td_phase=self._n_updates < targets.td_phase, fresh=targets.td_fresh / self.ranks.size)
 
     def _refresh_target(self) -> None:
         """Bring the models' statistics up to date and copy the average model to the target model."""
@@ -381,17 +388,6 @@ class EfficientZeroV2(OfflineAlgorithm):
             targets.n_step(self.policy.action_kind),
             self.normalizer,
         )
-
-    def _log_updates(self, names: list[str], logs: list[th.Tensor]) -> None:
-        """Record the mean over updates, which the logger takes over all updates since the log was written last."""
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.diagnostics.keep("search", self.reanalyzer.take_statistics())
-        rows = self.diagnostics.copied_with(logs)
-        for values in rows[: len(logs)]:
-            for name, value in zip(names, values, strict=True):
-                self.logger.record_mean(f"train/{name}", value)
-        if len(rows) > len(logs):
-            self.diagnostics.write(rows[-1], self.logger, self.num_timesteps, self._total_timesteps)
 
     def dump_logs(self) -> None:
         """Write the log of the episodes since the last call."""

@@ -101,6 +101,24 @@ class Diagnostics:
         together = iter(th.cat(rows).tolist())
         return [[next(together) for _ in range(size)] for size in sizes]
 
+    def log_updates(
+        self, names: list[str], logs: list[th.Tensor], logger: Logger, n_steps: int, total_steps: int
+    ) -> None:
+        """Record means over updates, which the logger takes over all since the log was written last, and what waits.
+
+        :param names: of the numbers of an update
+        :param logs: one vector per update
+        :param logger: of the run
+        :param n_steps: of the environments so far
+        :param total_steps: planned
+        """
+        rows = self.copied_with(logs)
+        for values in rows[: len(logs)]:
+            for name, value in zip(names, values, strict=True):
+                logger.record_mean(f"train/{name}", value)
+        if len(rows) > len(logs):
+            self.write(rows[-1], logger, n_steps, total_steps)
+
     def write(self, numbers: list[float], logger: Logger, n_steps: int, total_steps: int) -> None:
         """Give the logger what waited, and warn where it shows that something is wrong.
 

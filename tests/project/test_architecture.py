@@ -41,6 +41,7 @@ AT_THE_TOP = {
     "policy_files": "algorithm",
     "model_files": "algorithm",
     "export": "algorithm",
+    "presets": "algorithm",
     "offline": "algorithm",
     "run_time": "algorithm",
     "callbacks": "algorithm",
