@@ -67,6 +67,8 @@ TUNING = {
     *("--n-trials", "--max-total-trials", "--n-jobs", "--sampler", "--pruner", "--n-startup-trials", "--n-evaluations"),
     *("--storage", "--study-name", "--optimization-log-path"),
 }
+WITHOUT_EFFECT = {"estimate": {"--log-folder", "--eval-freq", *TUNING}}
+"""Options that a command takes, because ``ezv2-train`` does, and has no use for."""
 COUNTS = {"1", "3"}
 PLACES = set(VALUES) - {"", " ", "a_file", "a_file/below"}
 ANY_NAME = set(VALUES) - {"", " "}
@@ -150,6 +152,8 @@ def cases(command: str) -> Iterator[Case]:
     """All command lines of a command."""
     for action in actions_of(command):
         option = max(action.option_strings, key=len)
+        if option in WITHOUT_EFFECT.get(command, ()):
+            continue
         names = (*action.option_strings, "unrecognized arguments")
         base = COMMANDS[command] + (["-optimize"] if option in TUNING else [])
         if option == "--trial-id":
