@@ -41,7 +41,7 @@ def draw_curves(folder: Path, picture: Path) -> dict[str, list[dict[str, Any]]]:
     :param picture: to write
     """
     found = of_ours(folder)
-    figure, axes = new_figure(len(found))
+    figure, axes = new_figure(len(found), n_columns=2)
     for axis, (task, runs) in zip(axes, found.items(), strict=True):
         draw_task(axis, task, {"ezv2": runs})
     figure.savefig(picture, dpi=110)

@@ -61,6 +61,14 @@ def test_published_scores_are_those_of_the_nearest_number_of_frames():
     assert pages.published_text("catch", 50_000, scores) == ""
 
 
+def test_published_scores_stand_in_columns():
+    scores = [Published("walker_walk", algo, 1e5, score, "") for algo, score in (("ezv2", 944.0), ("sac", 813.2))]
+    runs = {"walker-walk": [run("walker-walk", [940.0])], "catch": [run("catch", [1.0])]}
+    lines = pages.beside_published(runs, scores).splitlines()
+    assert lines[0].startswith("| task | frames | here | EZ-V2, published | SAC, published |")
+    assert lines[2:] == ["| walker-walk | 2,000 | 940.0 | 944.0 | 813.2 | - |"]
+
+
 def test_the_table_of_results_marks_old_runs():
     new = [run("CartPole-v1", [500.0, value], seed=i, release="0.2.0") for i, value in enumerate((400.0, 480.0))]
     rows = [pages.Row("CartPole-v1", new, "beside"), pages.Row("catch", [run("catch", [1.0])], "")]

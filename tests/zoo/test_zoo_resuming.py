@@ -107,6 +107,14 @@ def test_a_run_that_left_nothing_but_its_journal(capsys):
     assert find_origin(str(RESUMED), "CartPole-v1").run == RESUMED
 
 
+def test_a_journal_alone_goes_on_to_the_steps_that_were_asked_for(capsys):
+    assert ended(fail, "-n", "90") == 1
+    shutil.rmtree(RUN / CHECKPOINTS)
+    (RUN / "CartPole-v1.zip").unlink()
+    resume(RUN)
+    assert "Going on from step 60 to step 90" in capsys.readouterr().out
+
+
 def test_a_resumed_run_can_be_resumed_from_its_first_step_on(capsys):
     """Its own folder holds all that it needs, before it has made a step."""
     assert ended(fail) == 1
