@@ -33,6 +33,8 @@ PAGES = {
     "journal_kills": "docs/journal.md",
     "old_data": "docs/old_data.md",
     "exported": "docs/export.md",
+    "ranks": "docs/many_cores.md",
+    "reliability/sweeps": "docs/many_cores.md",
     "reliability": "docs/checkpoints.md",
 }
 """Page that shows a result, by how the name of its file or of its outer folder begins."""

@@ -1,10 +1,11 @@
 """What a step of the plain call costs from images of several sizes, beside the bare time of its network.
 
 ``python -m benchmarks.speed.image_cost`` prints a table and writes ``benchmarks/results/image_cost.json``. Every row is
-``EfficientZeroV2("CnnPolicy", env)``, with 5,000 states stored before the first update: seconds of a step (environment,
-acting, reanalysis, update; nothing is evaluated), their shares, and what the network alone takes for the same step in
-torch: loss, gradient and optimiser step of a batch that lies ready, and the inferences of as many searches as the step
-made. One thread. The load of the machine before and after is stored, too: figures of a busy machine are too large.
+``EfficientZeroV2("CnnPolicy", env)``, with 5,000 states stored: seconds of a step (environment,
+acting, reanalysis, update; nothing is evaluated), of the clock and of the processor, their shares, and what the network
+alone takes for the same step in torch (of the processor): loss, gradient and optimiser step of a batch that lies ready,
+and the inferences of as many searches as the step made. One thread. The last row is ``MlpPolicy`` with eight numbers.
+The load of the machine before and after is stored, too: figures of a busy machine are too large.
 """
 
 import argparse
@@ -26,15 +27,25 @@ from sb3_ezv2 import EfficientZeroV2
 from sb3_ezv2.learning.losses import TensorBatch, unroll_loss
 
 RESULT = RESULTS / "image_cost.json"
-N_STORED, N_WARM_UP, N_STEPS = 5_000, 50, 150
+N_RANDOM, N_STORED, N_STEPS = 4_560, 5_000, 150
+"""Updates begin so early that value targets are those of searches when the clocks start, as in any run by then."""
 N_ACTIONS, EPISODE = 6, 100
 MOST_SECONDS = {(10, 10, 4): 0.03, (36, 36, 1): 0.08, (36, 36, 3): 0.08, (84, 84, 4): 0.3}
 """What was asked for, by shape."""
-SHAPES = ((7, 7, 3), (10, 10, 4), (32, 32, 1), (36, 36, 1), (36, 36, 3), (64, 64, 4), (84, 84, 4))
+SHAPES: tuple[tuple[int, ...], ...] = (
+    (7, 7, 3),
+    (10, 10, 4),
+    (32, 32, 1),
+    (36, 36, 1),
+    (36, 36, 3),
+    (64, 64, 4),
+    (84, 84, 4),
+    (8,),
+)
 
 
 class Noise(gym.Env):
-    """Random images, some rewards, episodes of 100 steps; what is seen does not change what a step costs.
+    """Random images or vectors, some rewards, episodes of 100 steps; what is seen does not change what a step costs.
 
     :param shape: of an image
     """
@@ -42,11 +53,13 @@ class Noise(gym.Env):
     action_space = spaces.Discrete(N_ACTIONS)
 
     def __init__(self, shape: tuple[int, ...]) -> None:
-        self.observation_space = spaces.Box(0, 255, shape, np.uint8)
+        self.observation_space = spaces.Box(0, 255, shape, np.uint8 if len(shape) > 1 else np.float32)
         self.n_steps = 0
 
     def _image(self) -> np.ndarray:
-        return self.np_random.integers(0, 256, self.observation_space.shape, np.uint8)
+        assert self.observation_space.shape is not None
+        drawn = self.np_random.integers(0, 256, self.observation_space.shape, np.uint8)
+        return drawn.astype(self.observation_space.dtype)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         """Begin an episode."""
@@ -70,23 +83,23 @@ class Count(BaseCallback):
     def __init__(self, watch: Stopwatch, searched: list[float]) -> None:
         super().__init__()
         self.watch, self.searched = watch, searched
-        self.began = 0.0
+        self.began = self.processor_began = 0.0
 
     def _on_step(self) -> bool:
-        if self.num_timesteps == N_STORED + N_WARM_UP:
+        if self.num_timesteps == N_STORED:
             self.watch.clear()
             self.searched.clear()
-            self.began = time.perf_counter()
+            self.began, self.processor_began = time.perf_counter(), time.process_time()
         return True
 
 
 def smallest_time(function: Callable[[], Any], repeats: int = 8) -> float:
-    """Seconds of a call, the smallest of several."""
+    """Seconds of the processor for a call, the smallest of several."""
     times = []
     for _ in range(repeats):
-        began = time.perf_counter()
+        began = time.process_time()
         function()
-        times.append(time.perf_counter() - began)
+        times.append(time.process_time() - began)
     return min(times)
 
 
@@ -121,8 +134,8 @@ def bare_searches(model: EfficientZeroV2, n: int) -> float:
 
 def measure(shape: tuple[int, ...], settings: dict[str, Any]) -> dict[str, Any]:
     """One row."""
-    given = {"learning_starts": N_STORED, "device": "cpu", "seed": 0} | settings
-    model = EfficientZeroV2("CnnPolicy", Noise(shape), **given)
+    given = {"learning_starts": N_RANDOM, "device": "cpu", "seed": 0} | settings
+    model = EfficientZeroV2("CnnPolicy" if len(shape) > 1 else "MlpPolicy", Noise(shape), **given)
     watch, searched = Stopwatch(), note_searched_fractions(model.reanalyzer)
     callback = Count(watch, searched)
     for name, owner, method in (
@@ -141,8 +154,9 @@ def measure(shape: tuple[int, ...], settings: dict[str, Any]) -> dict[str, Any]:
         return updater(batch, how)
 
     model.updater = keep  # type: ignore[assignment]
-    model.learn(N_STORED + N_WARM_UP + N_STEPS, callback=callback)
+    model.learn(N_STORED + N_STEPS, callback=callback)
     seconds = (time.perf_counter() - callback.began) / N_STEPS
+    processor_seconds = (time.process_time() - callback.processor_began) / N_STEPS
     parts = {name: value / N_STEPS for name, value in watch.seconds.items()}
     parts["update"] = parts.pop("train") - parts["sampling"] - parts["reanalysis"]
     n_searched = float(np.mean(searched)) * model.batch_size * (model.unroll_steps + 1)
@@ -153,6 +167,7 @@ def measure(shape: tuple[int, ...], settings: dict[str, Any]) -> dict[str, Any]:
     return {
         "shape": shape,
         "seconds": seconds,
+        "processor_seconds": processor_seconds,
         "asked": MOST_SECONDS.get(shape) if not settings else None,
         "parts": parts,
         "searched_states": n_searched,
@@ -168,7 +183,8 @@ def line(row: dict[str, Any]) -> str:
     parts = ", ".join(f"{name} {1e3 * value:.0f}" for name, value in row["parts"].items())
     asked = "" if row["asked"] is None else f"{1e3 * row['asked']:.0f}"
     bare = sum(row["bare"].values())
-    return f"| {shape} | {row['parameters']:,} | {1e3 * row['seconds']:.0f} | {asked} | {1e3 * bare:.0f} | {parts} |"
+    cells = f"{1e3 * row['seconds']:.0f} | {1e3 * row['processor_seconds']:.0f} | {asked} | {1e3 * bare:.0f}"
+    return f"| {shape} | {row['parameters']:,} | {cells} | {parts} |"
 
 
 def main() -> None:
@@ -181,7 +197,8 @@ def main() -> None:
     th.set_num_threads(1)
     settings = {"policy_kwargs": {"net_size": "paper"}} if options.paper else {}
     record = {**new_record("torch", "numpy", "numba"), "load_before": os.getloadavg(), "rows": []}
-    print("| image | parameters | ms a step | asked | network alone | parts, ms |\n|---|---|---|---|---|---|")
+    print("| image | parameters | ms a step | of the processor | asked | network alone | parts, ms |")
+    print("|---|---|---|---|---|---|---|")
     for shape in [tuple(map(int, text.split("x"))) for text in options.shapes] or SHAPES:
         record["rows"].append(measure(shape, settings))
         print(line(record["rows"][-1]), flush=True)

@@ -81,7 +81,7 @@ def agree_on_normalization(normalizer: Normalizer, ranks: Ranks) -> None:
     :param normalizer: of this rank
     :param ranks: that learn together
     """
-    if ranks.size == 1 or normalizer.vec_normalize is None:
+    if ranks.size == 1 or normalizer.vec_normalize is None or not normalizer.vec_normalize.training:
         return
     before: dict[str, Moments] = vars(normalizer.vec_normalize).get(AGREED, {})
     for name, running in _running(normalizer).items():

@@ -168,7 +168,8 @@ class ImageNetwork(NetworkArguments):
 
     :param net_size: ``"small"`` for convolutions that follow the size of the image in front of the network for vectors,
         see :mod:`sb3_ezv2.networks.encoder`; ``"paper"`` for the paper's network, whose latent states are images
-    :param channels: small: channels of the last convolution
+    :param channels: small: channels of the last convolution, by default 32, of which images with sides up to 14 pixels
+        have half
     :param latent_dim: small: size of the latent state, by default 128
     :param n_blocks: small: residual blocks behind the convolutions and of the dynamics each, by default 1
     :param stem_channels: paper: channels of the first, larger feature maps, by default 32

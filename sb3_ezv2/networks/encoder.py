@@ -34,11 +34,14 @@ def n_halvings(height: int, width: int) -> int:
 def channels_of(halvings: int, channels: int) -> list[int]:
     """Channels of every convolution.
 
-    :param halvings: of the image; an image that is not halved has one convolution too
-    :param channels: of the last one
+    An image that is not halved has one convolution too, and one that is halved once at most half the channels: its cells
+    see little, and there are as many of them as of a large image in the end.
+
+    :param halvings: of the image
+    :param channels: of the last convolution of larger images
     """
     n = max(halvings, 1)
-    last = min(n - 1, MOST_DOUBLINGS)
+    last = min(n - 1, MOST_DOUBLINGS) or 1
     return [max(channels >> max(last - k, 0), 1) for k in range(n)]
 
 
@@ -55,7 +58,7 @@ class ImageEncoder(nn.Module):
     for vectors.
 
     :param image_shape: channels, height and width
-    :param channels: of the last convolution
+    :param channels: see :func:`channels_of`
     :param activation_fn: of all layers
     """
 
@@ -70,6 +73,8 @@ class ImageEncoder(nn.Module):
             n_inputs = n_outputs
         self.features_dim = n_inputs * -(-height // 2**halvings) * -(-width // 2**halvings)
         self.layers = nn.Sequential(*layers, nn.Flatten(), nn.BatchNorm1d(self.features_dim))
+        # Convolutions of few channels take half as long with the channels side by side, and follow their weights there.
+        self.layers.to(memory_format=th.channels_last)
 
     def forward(self, images: th.Tensor) -> th.Tensor:
         """``[batch, channels, height, width] -> [batch, features_dim]``."""
@@ -166,7 +171,7 @@ def build_encoders(images: dict[str, spaces.Box], channels: int, activation_fn: 
     """One encoder for the images of each size.
 
     :param images: by key
-    :param channels: of the last convolution
+    :param channels: see :func:`channels_of`
     :param activation_fn: of all layers
     """
     encoders = {}

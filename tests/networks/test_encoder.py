@@ -51,7 +51,7 @@ def test_a_grid_of_four_to_seven_cells(side):
 
 
 def test_channels_double_up_to_those_of_the_last_convolution():
-    assert [channels_of(n, 32) for n in range(5)] == [[32], [32], [16, 32], [8, 16, 32], [8, 16, 32, 32]]
+    assert [channels_of(n, 32) for n in range(5)] == [[16], [16], [16, 32], [8, 16, 32], [8, 16, 32, 32]]
     assert channels_of(3, 1) == [1, 1, 1]
 
 
