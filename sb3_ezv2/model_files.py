@@ -43,6 +43,7 @@ class SavedAlgorithm(ReplayAlgorithm):
                 "_last_masks",
                 "_stream_is_whole",
                 "_n_own_calls",
+                "ranks",
             ),
         ]
 
@@ -146,5 +147,7 @@ class SavedAlgorithm(ReplayAlgorithm):
         :param path: file to write, replaced as a whole; ``.pt`` is added if it has no suffix
         :raises ValueError: if an argument of the policy cannot be written, as a function
         """
+        if self.ranks.rank > 0:
+            return  # the first rank writes it
         target = Path(path)
         self.policy.save(str(target if target.suffix else target.with_name(f"{target.name}.pt")))

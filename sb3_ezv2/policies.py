@@ -191,6 +191,10 @@ class PlanningPolicy(BasePolicy):
             noise = self.planner.draw_noise(self.average_model, n, self.rng if rng is None else rng)
         return self.planner.plan(self.average_model, named, noise, not deterministic, masks)
 
+    def draw_actions(self, observations: PyTorchObs, masks: np.ndarray | None = None) -> np.ndarray:
+        """Actions as :meth:`search` has them, drawn from its candidates without a search."""
+        return self.planner.draw_actions(self.average_model, self._named_tensors(observations), self.rng, masks)
+
     def plan(
         self,
         observation: np.ndarray | dict[str, np.ndarray],

@@ -100,7 +100,13 @@ def collected(setting: Setting) -> EfficientZeroV2:
     )
     policy = model.policy
     targets = model.reanalyzer.targets(
-        batch, model.replay_buffer, policy.average_model, policy.target_model, 1, model._value_rule(), model.rng
+        batch,
+        model.replay_buffer,
+        policy.average_model,
+        policy.target_model,
+        1,
+        model.arguments.targets.rule(model._n_updates),
+        model.rng,
     )
     model.replay_buffer.sample = lambda *_: batch  # type: ignore[method-assign]
     model.reanalyzer.targets = lambda *_: targets  # type: ignore[method-assign]

@@ -56,6 +56,7 @@ class SearchResult(NamedTuple):
     root_values: np.ndarray  # [n_roots] float32, search-based value estimates (SVE)
     visit_counts: np.ndarray  # [n_roots, n_candidates] int32, sums to n_simulations
     improved_values: np.ndarray  # [n_roots] float32, the same estimates weighted by the improved policy
+    policy_values: np.ndarray  # [n_roots] float32, the same estimates weighted by the policy
 
 
 class Noise(NamedTuple):
@@ -75,6 +76,7 @@ class Plan(NamedTuple):
     visit_counts: np.ndarray  # [n, n_candidates] int32
     root_values: np.ndarray  # [n] float32, search-based value estimates in the environment's units
     improved_values: np.ndarray  # [n] float32, the same estimates weighted by the improved policy
+    policy_values: np.ndarray  # [n] float32, the same estimates weighted by the policy
 
 
 class TrajectoryBatch(NamedTuple):

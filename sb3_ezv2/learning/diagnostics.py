@@ -28,12 +28,13 @@ class Diagnostics:
 
     :param discount: of one step
     :param n_envs: number of environments
+    :param warns: whether to warn where something is wrong
     """
 
-    def __init__(self, discount: float, n_envs: int) -> None:
+    def __init__(self, discount: float, n_envs: int, warns: bool = True) -> None:
         self.discount = discount
         self.calibration = Calibration(discount, n_envs)
-        self.symptoms = Symptoms()
+        self.symptoms = Symptoms(warns)
         self.root_values: np.ndarray | None = None  # of the searches that chose the next actions
         self._waiting: dict[tuple[str, str], th.Tensor] = {}  # by group and name, on the model's device
 
@@ -99,6 +100,24 @@ class Diagnostics:
         sizes = [len(row) for row in rows]
         together = iter(th.cat(rows).tolist())
         return [[next(together) for _ in range(size)] for size in sizes]
+
+    def log_updates(
+        self, names: list[str], logs: list[th.Tensor], logger: Logger, n_steps: int, total_steps: int
+    ) -> None:
+        """Record means over updates, which the logger takes over all since the log was written last, and what waits.
+
+        :param names: of the numbers of an update
+        :param logs: one vector per update
+        :param logger: of the run
+        :param n_steps: of the environments so far
+        :param total_steps: planned
+        """
+        rows = self.copied_with(logs)
+        for values in rows[: len(logs)]:
+            for name, value in zip(names, values, strict=True):
+                logger.record_mean(f"train/{name}", value)
+        if len(rows) > len(logs):
+            self.write(rows[-1], logger, n_steps, total_steps)
 
     def write(self, numbers: list[float], logger: Logger, n_steps: int, total_steps: int) -> None:
         """Give the logger what waited, and warn where it shows that something is wrong.

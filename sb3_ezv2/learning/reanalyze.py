@@ -23,6 +23,10 @@ MAX_STATES, MAX_IMAGES_ON_CPU, MAX_VECTORS_ON_GPU = 1024, 256, 2048
 small that the time of a search hardly depends on its size."""
 
 
+SEARCH_VALUES = {"improved": "improved_values", "mean": "root_values", "policy": "policy_values"}
+"""Value estimates of a search by name, and where a plan has them."""
+
+
 class MixedValueRule(NamedTuple):
     """When the value target is the multi-step return and when the search's value."""
 
@@ -84,12 +88,16 @@ class Reanalyzer:
     :param action_kind: of the environment's actions
     :param use_cache: whether results are reused until the target network changes; without, every state of every
         sample is searched, which gives targets of the same distribution
+    :param search_value: which estimate of a search is a value target, one of :data:`SEARCH_VALUES`
     """
 
-    def __init__(self, planner: Planner, action_kind: ActionKind, use_cache: bool) -> None:
+    def __init__(
+        self, planner: Planner, action_kind: ActionKind, use_cache: bool, search_value: str = "improved"
+    ) -> None:
         self.planner = planner
         self.cache = TargetCache(action_kind)
         self.use_cache = use_cache
+        self.search_value = search_value
         self.novelty = Novelty()
         self.searched_fraction = 0.0  # of the last batch
         self.search_value_fraction = 0.0  # of its value targets, those that are values of a search
@@ -206,7 +214,7 @@ class Reanalyzer:
             found = model.action_kind.policy_targets(plan)
             if self.wants_statistics:
                 self.statistics, self.wants_statistics = search_statistics(model, observations, plan, masks), False
-            values.append(plan.improved_values)
+            values.append(getattr(plan, SEARCH_VALUES[self.search_value]))
             actions.append(found.actions)
             weights.append(found.weights)
         return np.concatenate(values), PolicyTargets(np.concatenate(actions), np.concatenate(weights))

@@ -78,7 +78,7 @@ def search_in_tensors(
         operations.tree,
         complete=inputs.masks is None and not model.action_kind.merges,
     )
-    columns = [finite, found.selected, found.root_values, found.improved_values]
+    columns = [finite, found.selected, found.root_values, found.improved_values, found.policy_values]
     tables = [found.improved_policy, found.visit_counts, nodes.candidates.actions.flatten(1)]
     return th.cat(
         [th.stack([column.float() for column in columns], dim=1), *(table.float() for table in tables)], dim=1
@@ -91,16 +91,17 @@ def unpack(packed: np.ndarray, n_candidates: int) -> tuple[SearchResult, np.ndar
     :param packed: from :func:`search_in_tensors`; whole numbers in it are exact
     :param n_candidates: of every root
     """
-    finite, selected, root_values, improved_values = packed[:, :4].T
+    finite, selected, root_values, improved_values, policy_values = packed[:, :5].T
     if not finite.all():
         return None
-    policy, visits, candidates = np.split(packed[:, 4:], [n_candidates, 2 * n_candidates], axis=1)
+    policy, visits, candidates = np.split(packed[:, 5:], [n_candidates, 2 * n_candidates], axis=1)
     result = SearchResult(
         selected=selected.astype(np.int64),
         improved_policy=np.ascontiguousarray(policy),
         root_values=np.ascontiguousarray(root_values),
         visit_counts=visits.astype(np.int32),
         improved_values=np.ascontiguousarray(improved_values),
+        policy_values=np.ascontiguousarray(policy_values),
     )
     return result, np.ascontiguousarray(candidates)
 

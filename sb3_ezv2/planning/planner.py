@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import torch as th
 
+from sb3_ezv2.common.tensors import on_device
 from sb3_ezv2.common.type_aliases import Noise, Plan, SearchResult, SearchSettings
 from sb3_ezv2.networks.model import EfficientZeroModel
 from sb3_ezv2.planning.device_search import draw_on_device, plan_on_device
@@ -24,6 +25,10 @@ samples its candidates, else empty. ``None`` if the network's values or policies
 FEW_STATES = 2
 """So many states are searched on the CPU even if the model is on a GPU: 1.8 ms for each with the paper's network for
 vectors, where a GPU takes 5.6 ms for one and 7.7 ms for 256."""
+NOT_FINITE = (
+    "the network's values or policies are not finite: training has diverged (use a lower learning_rate or "
+    "max_grad_norm) or an observation is not finite"
+)
 
 
 class Planner:
@@ -107,10 +112,7 @@ class Planner:
             model, observations = on_host(model), {key: part.cpu() for key, part in observations.items()}
         found = choose_search(model)(model, observations, noise, explore, settings, masks)
         if found is None:
-            raise ValueError(
-                "the network's values or policies are not finite: training has diverged (use a lower learning_rate or "
-                "max_grad_norm) or an observation is not finite"
-            )
+            raise ValueError(NOT_FINITE)
         result, drawn = found
         candidates = kind.candidates_of_plan(drawn)
         return Plan(
@@ -120,7 +122,35 @@ class Planner:
             visit_counts=result.visit_counts,
             root_values=result.root_values,
             improved_values=result.improved_values,
+            policy_values=result.policy_values,
         )
+
+    @staticmethod
+    @th.no_grad()
+    def draw_actions(
+        model: EfficientZeroModel,
+        observations: dict[str, th.Tensor],
+        rng: np.random.Generator,
+        masks: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Actions ``[n, *action_shape]`` without a search: of an exploring search's candidates, one drawn by the prior.
+
+        :param model: with the policy that the candidates come from
+        :param observations: ``[n, ...]`` by key
+        :param rng: source of all randomness
+        :param masks: as for :meth:`plan`
+        :raises ValueError: if the network's policies are not finite
+        """
+        kind, device = model.action_kind, model.reward_scale.device
+        policies = model.initial_inference(observations).policies
+        if not th.isfinite(policies).all():
+            raise ValueError(NOT_FINITE)
+        noise = rng.standard_normal((len(policies), kind.n_candidates, kind.noise_dim), np.float32)
+        legal = {} if masks is None else {"masks": on_device(masks, device)}
+        drawn = kind.candidates(policies, on_device(noise, device), True, **legal)
+        logits = drawn.logits.cpu().numpy()
+        chosen = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
+        return kind.candidates_of_plan(drawn.actions.cpu().numpy())[np.arange(len(chosen)), chosen]
 
 
 def choose_search(model: EfficientZeroModel) -> PlanFunction:

@@ -43,6 +43,7 @@ class TensorResult(NamedTuple):
     root_values: th.Tensor  # [n_roots] float32
     visit_counts: th.Tensor  # [n_roots, n_candidates] int32
     improved_values: th.Tensor  # [n_roots] float32
+    policy_values: th.Tensor  # [n_roots] float32
 
 
 class TensorTree(NamedTuple):
@@ -115,6 +116,18 @@ def _bonus(values: th.Tensor, most_visits: th.Tensor, tree: TensorTree, constant
     return (constants.c_visit + most_visits) * constants.c_scale * normalised
 
 
+def _mixed_values(logits: th.Tensor, visits: th.Tensor, values: th.Tensor, network_values: th.Tensor) -> th.Tensor:
+    """What unvisited actions of nodes count ``[n_roots, nodes, 1]``; parameters as of :func:`_scores`."""
+    visited = visits > 0
+    n = visits.sum(-1, keepdim=True)
+    none_visited = n == 0
+    largest = logits.masked_fill(~visited, -th.inf).amax(-1, keepdim=True).masked_fill(none_visited, 0.0)
+    prior = (logits - largest).exp().masked_fill(~visited, 0.0)
+    # Weights of 0 where nothing was visited; what becomes of them is not used.
+    mean = (prior * values).sum(-1, keepdim=True) / prior.sum(-1, keepdim=True).masked_fill(none_visited, 1.0)
+    return (network_values + n * mean) / (1.0 + n)
+
+
 def _scores(
     logits: th.Tensor,
     visits: th.Tensor,
@@ -132,17 +145,10 @@ def _scores(
     :param tree: with the smallest and largest value
     :param constants: of the search
     """
-    visited = visits > 0
-    n = visits.sum(-1, keepdim=True)
-    none_visited = n == 0
-    largest = logits.masked_fill(~visited, -th.inf).amax(-1, keepdim=True).masked_fill(none_visited, 0.0)
-    prior = (logits - largest).exp().masked_fill(~visited, 0.0)
-    # Weights of 0 where nothing was visited; what becomes of them is not used.
-    mean = (prior * values).sum(-1, keepdim=True) / prior.sum(-1, keepdim=True).masked_fill(none_visited, 1.0)
-    mixed = (network_values + n * mean) / (1.0 + n)
-    bonus = _bonus(th.where(visited, values, mixed), visits.amax(-1, keepdim=True), tree, constants)
+    mixed = _mixed_values(logits, visits, values, network_values)
+    bonus = _bonus(th.where(visits > 0, values, mixed), visits.amax(-1, keepdim=True), tree, constants)
     # Before the first visit all actions of a node count the same.
-    return logits + bonus.masked_fill(none_visited, 0.0)
+    return logits + bonus.masked_fill(visits.sum(-1, keepdim=True) == 0, 0.0)
 
 
 def select_tensors(
@@ -257,14 +263,11 @@ def read_tensors(tree: TensorTree, constants: TensorConstants) -> TensorResult:
     behind = tree.children[:, :n_candidates]
     visits, values = tree.visits.gather(1, behind), tree.values.gather(1, behind)
     network_values = tree.network_values[:, :1]
-    scores = _scores(
-        tree.logits[:, None, :n_candidates],
-        visits.unsqueeze(1),
-        values.unsqueeze(1),
+    of_roots = (
+        *(tree.logits[:, None, :n_candidates], visits.unsqueeze(1), values.unsqueeze(1)),
         network_values.unsqueeze(1),
-        tree,
-        constants,
-    ).squeeze(1)
+    )
+    scores = _scores(*of_roots, tree, constants).squeeze(1)
     most = visits.amax(1, keepdim=True)
     finalists = tree.preferences + _bonus(values, most, tree, constants)
     policy = th.softmax(scores, dim=1)
@@ -277,6 +280,7 @@ def read_tensors(tree: TensorTree, constants: TensorConstants) -> TensorResult:
         root_values=(tree.total / (1.0 + n)).float(),
         visit_counts=visits.int(),
         improved_values=((network_values[:, 0] + n * returns) / (1.0 + n)).float(),
+        policy_values=_mixed_values(*of_roots).view(-1).float(),
     )
 
 

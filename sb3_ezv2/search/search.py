@@ -9,7 +9,7 @@ import numpy as np
 from sb3_ezv2.common.compilation import entry_point
 from sb3_ezv2.common.type_aliases import Expansion, RecurrentFn, SearchResult, SearchRoot, SearchSettings
 from sb3_ezv2.search.exponential import exponential
-from sb3_ezv2.search.qvalues import Constants, normaliser, transformed_scores
+from sb3_ezv2.search.qvalues import Constants, mixed_value, normaliser, transformed_scores
 from sb3_ezv2.search.selection import best_of_visits, select
 from sb3_ezv2.search.sequential_halving import considered_visits_of_fewer
 from sb3_ezv2.search.tree import SearchTree, add_and_back_up, new_tree, plant
@@ -67,6 +67,7 @@ def read_roots(tree: SearchTree, constants: Constants, result: SearchResult) -> 
         result.root_values[row] = root["sum"] / (1 + n_simulations)
         improved = n_simulations * weighted_q / weight
         result.improved_values[row] = (root["network_value"] + improved) / (1 + n_simulations)
+        result.policy_values[row] = mixed_value(edges, root["network_value"], n_simulations)
 
 
 def search_plan(
@@ -105,6 +106,7 @@ def new_result(n_roots: int, n_candidates: int) -> SearchResult:
         root_values=np.empty(n_roots, np.float32),
         visit_counts=np.empty((n_roots, n_candidates), np.int32),
         improved_values=np.empty(n_roots, np.float32),
+        policy_values=np.empty(n_roots, np.float32),
     )
 
 
@@ -123,7 +125,8 @@ def search(
     most visited one with the largest ``gumbel + logits + sigma(q)``. The root value is the mean over the root's
     network value and all simulated returns (search-based value estimation, paper section 4.2, equation 9). The
     improved value takes the same returns with the candidates weighted by the improved policy instead of by visits:
-    halving visits bad candidates as often as good ones, below the root visits follow the improved policy anyway.
+    halving visits bad candidates as often as good ones, below the root visits follow the improved policy anyway. The
+    policy's value weights them by the prior: what an unvisited action counts (Gumbel MuZero, appendix D).
 
     :param root: network values and prior logits of the states; an action whose logit is ``-inf`` is no candidate: it is
         never visited, and its improved policy is 0. Every root has at least one that is

@@ -19,6 +19,7 @@ from sb3_ezv2.zoo import ALGO
 from sb3_ezv2.zoo.checks import check_folder
 from sb3_ezv2.zoo.replacing import replaced
 from sb3_ezv2.zoo.resuming import set_origin
+from sb3_ezv2.zoo.settings import PAPER
 
 LARGEST = 2**63 - 1
 MOST_ENVS = 4096
@@ -200,6 +201,8 @@ def _packages_fault(names: Sequence[str]) -> str | None:
 
 
 def _config_fault(name: str) -> str | None:
+    if name == PAPER:
+        return None
     if Path(name).suffix in (".yml", ".yaml", ".py"):
         return _file_fault(name) and f"is no file: there is no hyperparameter file {name}"
     fault = _packages_fault([name])

@@ -4,6 +4,8 @@ from typing import Any
 
 import optuna
 
+from sb3_ezv2.learning.reanalyze import SEARCH_VALUES
+
 NETWORKS = {
     "small": {"latent_dim": 64, "hidden_dim": 64, "projection_dim": 128},
     "medium": {"latent_dim": 128, "hidden_dim": 128, "projection_dim": 256},
@@ -35,6 +37,7 @@ def sample_ezv2_params(
         "unroll_steps": trial.suggest_int("unroll_steps", 2, 8),
         "td_steps": trial.suggest_int("td_steps", 1, 20),
         "td_phase_updates": trial.suggest_int("td_phase_updates", 50, 50_000, log=True),
+        "search_value": trial.suggest_categorical("search_value", list(SEARCH_VALUES)),
         "td_fresh_observations": trial.suggest_int("td_fresh_observations", 50, 50_000, log=True),
         "one_minus_gamma": trial.suggest_float("one_minus_gamma", 0.001, 0.05, log=True),
         "learning_rate": trial.suggest_float("learning_rate", 1e-4, 3e-3, log=True),

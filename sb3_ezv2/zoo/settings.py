@@ -19,6 +19,8 @@ from sb3_ezv2.common.schedules import InverseSqrt, WarmUp
 
 PACKAGE = Path(__file__).parents[1]
 FILE = Path("hyperparams") / "ezv2.yml"
+PAPER = "paper"
+"""Name of a file beside it, of :func:`sb3_ezv2.presets.paper`."""
 
 ZOO_NAMES = {
     "n_timesteps",
@@ -116,13 +118,16 @@ def choose_file(env_id: str, config: str | None, is_atari: bool = False) -> tupl
     A file without the environment and without an entry ``default`` gives way to the package's own one.
 
     :param env_id: environment to be trained on
-    :param config: what the user chose: a YAML file, a Python file or a module; ``None`` for the package's own file
+    :param config: what the user chose: a YAML file, a Python file, a module, or ``"paper"`` for the published settings;
+        ``None`` for the package's own file
     :param is_atari: whether the entry ``atari`` fits
     :return: what to give to the zoo, and what to tell the user if that is not what was asked for
     :raises FileNotFoundError: if there is no such file
     :raises ValueError: if the file does not hold hyperparameters by environment, or lacks an Atari game
     """
     ours = hyperparameter_file()
+    if config == PAPER:
+        config = str(ours.with_name(f"{PAPER}.yml"))
     chosen = Path(config or ours)
     if config and chosen.suffix not in (".yml", ".yaml"):
         return config, None

@@ -104,7 +104,7 @@ def test_targets_are_what_the_improved_policy_gives(space):
     candidates = kind.random((n, 6), rng)
     policy = rng.dirichlet(np.ones(6), n).astype(np.float32)
     targets = kind.policy_targets(
-        Plan(candidates[:, 0], candidates, policy, np.zeros((n, 6), np.int32), np.zeros(n), np.zeros(n))
+        Plan(candidates[:, 0], candidates, policy, np.zeros((n, 6), np.int32), *[np.zeros(n)] * 3)
     )
     assert targets.actions.shape == (n, kind.n_targets, *kind.target_shape)
     outputs = outputs_of(kind, n)

@@ -38,6 +38,7 @@ class Outcome:
     policy: list[float]
     root_value: float
     improved_value: float
+    policy_value: float
     visit_counts: list[int]
     expanded: list[Path]
     """Paths of the new nodes, in the order of the simulations."""
@@ -198,6 +199,7 @@ class ReferenceSearch:
             policy=softmax(self.scores(self.root)),
             root_value=mean(self.root.estimates),
             improved_value=self.improved_value(),
+            policy_value=self.mixed_value(self.root),
             visit_counts=visits,
             expanded=self.expanded,
         )

@@ -34,7 +34,7 @@ def chain(first: int = 0, end: str = TERMINATED, shift: float = 0.0, n: int = LE
     n_steps = len(states) - 1
     root_values = RETURNS[states[:-1]].numpy() + shift
     nothing = np.zeros((n_steps, 3), np.float32)
-    plans = Plan(np.zeros(n_steps, np.int64), nothing, nothing, nothing.astype(np.int32), root_values, root_values)
+    plans = Plan(np.zeros(n_steps, np.int64), nothing, nothing, nothing.astype(np.int32), *[root_values] * 3)
     observations = {"observation": states[:, None].astype(np.float32)}
     return Episode(observations, np.zeros(n_steps, np.int64), states[:-1] + 1.0, plans, end, {})
 

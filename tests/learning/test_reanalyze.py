@@ -303,6 +303,11 @@ def test_search_targets_are_those_of_a_plan():
     plan = setting.planner.plan(setting.target_model, observations, noise, explore=True)
     np.testing.assert_allclose(targets.values[needed], plan.improved_values, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(targets.policies.weights[needed], plan.improved_policy, rtol=1e-3, atol=1e-4)
+    for search_value, expected in (("mean", plan.root_values), ("policy", plan.policy_values)):
+        other = Reanalyzer(setting.planner, setting.model.action_kind, True, search_value)
+        found = setting.targets(batch, reanalyzer=other).values[needed]
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+        assert np.abs(found - targets.values[needed]).max() > 1e-2
 
 
 def test_policy_targets_of_continuous_actions():

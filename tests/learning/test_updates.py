@@ -87,7 +87,13 @@ def gradients(model: EfficientZeroV2) -> list[th.Tensor]:
     rng = np.random.default_rng(0)
     batch = model.replay_buffer.sample(32, 5, 5, 0.4, rng)
     targets = model.reanalyzer.targets(
-        batch, model.replay_buffer, model.policy.average_model, model.policy.target_model, 1, model._value_rule(), rng
+        batch,
+        model.replay_buffer,
+        model.policy.average_model,
+        model.policy.target_model,
+        1,
+        model.arguments.targets.rule(model._n_updates),
+        rng,
     )
     tensors = tensor_batch(batch, targets, model.device)
     model.policy.optimizer.param_groups[0]["lr"] = 0.0

@@ -68,7 +68,7 @@ def assert_same_results(found: SearchResult, expected: SearchResult, magnitude: 
     np.testing.assert_array_equal(found.visit_counts, expected.visit_counts)
     np.testing.assert_array_equal(found.selected, expected.selected)
     np.testing.assert_allclose(found.improved_policy, expected.improved_policy, rtol=0, atol=1e-5)
-    for name in ("root_values", "improved_values"):
+    for name in ("root_values", "improved_values", "policy_values"):
         ours, theirs = getattr(found, name), getattr(expected, name)
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * magnitude, err_msg=name)
 
@@ -85,6 +85,7 @@ def assert_same_trees(model: StubModel, gumbel: np.ndarray, settings: SearchSett
         root_values=np.array([run.root_value for run in runs], np.float32),
         visit_counts=np.array([run.visit_counts for run in runs], np.int32),
         improved_values=np.array([run.improved_value for run in runs], np.float32),
+        policy_values=np.array([run.policy_value for run in runs], np.float32),
     )
     for run_search in (in_numba, in_tensors):
         found, paths = run_search(model, gumbel, settings)

@@ -63,6 +63,7 @@ def test_mixed_value_of_an_unvisited_action() -> None:
     assert result.visit_counts.tolist() == [[0, 1, 2]]
     assert_policy(result, [logits[0] + 2.0125, logits[1] + 2.0, logits[2] + 3.75])
     assert result.root_values[0] == pytest.approx(2.625)  # the mean over the root and three simulated returns
+    assert result.policy_values[0] == pytest.approx(2.0125)
 
 
 def test_mixed_value_without_prior_on_what_was_visited() -> None:

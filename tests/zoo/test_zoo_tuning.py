@@ -47,6 +47,7 @@ def test_the_space_covers_what_matters():
     assert hyperparams.keys() == {
         "n_simulations", "n_candidates", "unroll_steps", "td_steps", "td_phase", "td_fresh", "gamma", "learning_rate",
         "batch_size", "target_update_interval", "train_freq", "gradient_steps", "policy_kwargs", "ent_coef",
+        "search_value",
     }  # fmt: skip
 
 
