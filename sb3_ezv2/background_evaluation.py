@@ -32,7 +32,7 @@ class Snapshot(NamedTuple):
 
     step: int
     model: bytes  # what ``save`` writes
-    normalization: tuple[Any, Any] | None  # statistics of VecNormalize: observations and returns
+    normalization: bytes | None  # statistics of VecNormalize, of observations and of returns, pickled
 
 
 class Evaluated(NamedTuple):
@@ -141,7 +141,9 @@ class BackgroundEvalCallback(EventCallback):
         file = io.BytesIO()
         self.model.save(file)
         normalizer = unwrap_vec_normalize(self.training_env)
-        statistics = None if normalizer is None else (getattr(normalizer, "obs_rms", None), normalizer.ret_rms)
+        statistics = None
+        if normalizer is not None:  # they change with the next step
+            statistics = pickle.dumps((getattr(normalizer, "obs_rms", None), normalizer.ret_rms))
         return Snapshot(self.num_timesteps, file.getvalue(), statistics)
 
     def _send(self) -> None:
@@ -291,7 +293,8 @@ def work() -> None:
         except EOFError:
             return
         model = model_class.load(io.BytesIO(snapshot.model), device="cpu")
-        pickle.dump(evaluate(model, env, snapshot.normalization, n_episodes, deterministic), results)
+        statistics = None if snapshot.normalization is None else pickle.loads(snapshot.normalization)
+        pickle.dump(evaluate(model, env, statistics, n_episodes, deterministic), results)
         results.flush()
 
 

@@ -81,7 +81,7 @@ class Watch:
         while True:
             doing, since = self._doing
             try:
-                store.set(f"ezv2/{self.rank}", json.dumps([time.time(), doing, since, self._is_waiting]))
+                store.set(f"doing/{self.rank}", json.dumps([time.time(), doing, since, self._is_waiting]))
             except RuntimeError:
                 return  # the store is gone, and the run with it
             time.sleep(self._interval)
@@ -94,7 +94,7 @@ class Watch:
         if not ("timed out" in str(error).lower() or "timeout" in str(error).lower()):
             time.sleep(PATIENCE)  # torchrun, which knows more, ends this rank meanwhile
             return RankError(f"rank {self.rank}: another rank has ended or cannot be reached any more")
-        if self.store is not None and self.store.add("ezv2/reported", 1) > 1:
+        if self.store is not None and self.store.add("reported", 1) > 1:
             time.sleep(PATIENCE)  # another rank says the same
         late = self._late()
         who = "; ".join(late) or "all ranks wait, but not for the same thing"
@@ -118,7 +118,7 @@ class Watch:
         return found
 
     def _read(self, rank: int) -> tuple[float, str, float, bool] | None:
-        key = f"ezv2/{rank}"
+        key = f"doing/{rank}"
         try:
             if self.store is None or not self.store.check([key]):
                 return None

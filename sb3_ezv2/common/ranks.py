@@ -226,11 +226,12 @@ class TorchRanks(Ranks):
     def _connect(self) -> None:
         timeout = read_timeout()
         if not dist.is_initialized():
-            self._watch.begin(_open_store(self.rank, self.size, timeout), timeout)
+            store = _open_store(self.rank, self.size, timeout)
+            self._watch.begin(store, timeout)
             backend = "cpu:gloo,cuda:nccl" if th.cuda.is_available() and dist.is_nccl_available() else "gloo"
             dist.init_process_group(
                 backend,
-                store=self._watch.store,
+                store=store,
                 rank=self.rank,
                 world_size=self.size,
                 timeout=timedelta(seconds=timeout),
@@ -266,7 +267,8 @@ def _open_store(rank: int, size: int, timeout: float) -> Any:
             f"the ranks cannot meet at MASTER_ADDR={address}, MASTER_PORT={port}: {str(error).splitlines()[0]}; if the "
             "port is in use, give torchrun another --master-port, or --standalone on a single machine"
         ) from error
-    return found
+    # torchrun keeps what the ranks wrote there before they were started again.
+    return dist.PrefixStore(f"ezv2/{os.environ.get(RESTARTS_VARIABLE, '0')}", found)
 
 
 @lru_cache

@@ -85,7 +85,7 @@ def agree_on_normalization(normalizer: Normalizer, ranks: Ranks) -> None:
         return
     before: dict[str, Moments] = vars(normalizer.vec_normalize).get(AGREED, {})
     for name, running in _running(normalizer).items():
-        parts = ranks.gathered(_moments(running))
+        parts = [*ranks.gathered(_moments(running))]
         if name in before:  # every rank has counted it: it stays once
             mean, var, count = before[name]
             parts.append((mean, var, -(ranks.size - 1) * count))

@@ -6,6 +6,7 @@ import os
 import socket
 import warnings
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -53,17 +54,16 @@ def _database(address: str) -> RDBStorage | str:
     """
     if "://" not in address or address.startswith(("redis", "grpc")):
         return address
-    names = inspect.signature(RDBStorage.__init__).parameters  # another name since Optuna 5
-    callback = (
-        "heartbeat_stale_trial_callback" if "heartbeat_stale_trial_callback" in names else "failed_trial_callback"
-    )
+    known = inspect.signature(RDBStorage.__init__).parameters  # Optuna 5 has another name for it
+    names = ("heartbeat_stale_trial_callback", "failed_trial_callback")
+    callback: dict[str, Any] = {next(name for name in names if name in known): queue_again}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return RDBStorage(
             address,
             heartbeat_interval=HEARTBEAT_SECONDS,
             grace_period=3 * HEARTBEAT_SECONDS,
-            **{callback: queue_again},
+            **callback,
         )
 
 

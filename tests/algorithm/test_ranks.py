@@ -23,7 +23,7 @@ def torchrun(part: str, folder: Path, *options: str, **variables: str) -> subpro
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
     return subprocess.run(
-        [*command, str(PROGRAM), part, str(folder)], env=environment, capture_output=True, text=True, timeout=300
+        [*command, str(PROGRAM), part, str(folder)], env=environment, capture_output=True, text=True, timeout=120
     )
 
 
@@ -112,6 +112,6 @@ def test_a_rank_that_is_killed_costs_nothing(everything, tmp_path):
 
 
 def test_a_rank_that_hangs_is_named(tmp_path):
-    done = torchrun("hung", tmp_path, EZV2_RANK_TIMEOUT="4")
+    done = torchrun("hung", tmp_path, EZV2_RANK_TIMEOUT="3")
     assert done.returncode != 0
-    assert "rank 0 has waited for 4 seconds: rank 1 has been stepping the environments for" in done.stderr
+    assert "rank 0 has waited for 3 seconds: rank 1 has been stepping the environments for" in done.stderr

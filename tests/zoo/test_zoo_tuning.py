@@ -175,6 +175,21 @@ def test_only_dead_workers_of_this_machine_are_rescued(tmp_path):
     assert again.suggest_float("x", 0, 1) == dead.params["x"]
 
 
+def test_a_trial_of_another_machine_comes_back_when_it_gives_no_sign_of_life(tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning, "HEARTBEAT_SECONDS", 1)
+    study = optuna.create_study(storage=tuning.open_storage(f"sqlite:///{tmp_path}/study.db"))
+    gone = study.ask()
+    gone.suggest_float("x", 0, 1)
+    gone.set_user_attr(tuning.WORKER, "elsewhere:1")
+    study._storage.record_heartbeat(gone._trial_id)
+    assert tuning.rescue_trials(study) == []
+    time.sleep(4.5)
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
+    first, second = study.trials
+    assert (first.state, second.state) == (TrialState.FAIL, TrialState.COMPLETE)
+    assert second.params == first.params and second.user_attrs["retry_of"] == 0
+
+
 # -- damaged journals --------------------------------------------------------------------------------------------------
 
 
