@@ -19,7 +19,7 @@ RUN := $(BIN)/python
 TESTS = $(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_FLAGS)
 PIP_INSTALL := $(RUN) -m pip install --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
 INSTALL_INPUTS := setup.py pyproject.toml constraints.txt sb3_ezv2/version.txt
-CHECKED := $(wildcard sb3_ezv2 tests examples benchmarks experiments docs/conf.py setup.py)
+CHECKED := $(wildcard sb3_ezv2 tests examples benchmarks experiments docs/conf.py docs/formulas.py setup.py)
 # Tests of compiled functions that are repeated without compilation, to measure their coverage (see pyproject.toml).
 KERNEL_TESTS := tests/search/test_search.py tests/search/test_search_by_hand.py tests/search/test_sequential_halving.py tests/replay/test_sum_tree.py \
 	tests/replay/test_buffer.py tests/replay/test_frame_storage.py tests/planning/test_fused_search.py

@@ -50,7 +50,7 @@ REQUIREMENTS = [
     "matplotlib>=3.7",
 ]
 
-COMMANDS = ("train", "enjoy", "record_video", "plot", "push_to_hub", "load_from_hub")
+COMMANDS = ("train", "estimate", "enjoy", "record_video", "plot", "push_to_hub", "load_from_hub")
 
 # What users of everything need; each extra works without the others.
 EXTRAS = {
@@ -92,9 +92,9 @@ EXTRAS["tests"] = [
     "setuptools>=77",
 ]
 # The reference describes the zoo's modules, which import rl-zoo3.
-EXTRAS["docs"] = [*EXTRAS["zoo"], "sphinx>=7.3", "myst-parser>=3.0", "furo>=2024.1.29"]
-# Only to compare the search with mctx; nothing else needs JAX.
-EXTRAS["benchmarks"] = ["mctx>=0.0.5", "jax>=0.4.30"]
+EXTRAS["docs"] = [*EXTRAS["zoo"], "sphinx>=7.3", "myst-parser>=3.0", "furo>=2024.1.29", "ziamath>=0.11"]
+# To compare the search with mctx, for which alone JAX is, and to learn small games from images.
+EXTRAS["benchmarks"] = ["mctx>=0.0.5", "jax>=0.4.30", "minatar>=1.0.15", "minigrid>=3.0"]
 
 setup(
     name="sb3_ezv2",

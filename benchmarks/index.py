@@ -14,12 +14,12 @@ from benchmarks.records import RESULTS, write_text
 
 INDEX = RESULTS / "README.md"
 PAGES = {
-    "learning": "README.md",
-    "reward_unit": "README.md",
+    "learning": "docs/benchmarks.md",
+    "reward_unit": "docs/deviations.md",
     "exploration": "docs/deviations.md",
     "td_steps_": "docs/deviations.md",
-    "classic_control": "docs/zoo.md",
-    "pong_cpu": "README.md",
+    "classic_control": "docs/benchmarks.md",
+    "pong_cpu": "docs/history.md",
     "action_spaces/walk": "docs/action_masks.md",
     "action_spaces": "docs/action_spaces.md",
     "replay_memory": "docs/algorithm.md",
@@ -33,6 +33,8 @@ PAGES = {
     "journal_kills": "docs/journal.md",
     "old_data": "docs/old_data.md",
     "exported": "docs/export.md",
+    "ranks": "docs/many_cores.md",
+    "reliability/sweeps": "docs/many_cores.md",
     "reliability": "docs/checkpoints.md",
 }
 """Page that shows a result, by how the name of its file or of its outer folder begins."""

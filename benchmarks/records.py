@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+RELEASE = (Path(__file__).parents[1] / "sb3_ezv2" / "version.txt").read_text(encoding="utf-8").strip()
 COMMIT_VARIABLE = "EZV2_COMMIT"
 """Environment variable that names the commit where there is no repository, as on a machine with a copy of the tree."""
 
@@ -68,10 +69,11 @@ def processor() -> str:
 
 
 def new_record(*packages: str) -> dict[str, Any]:
-    """Command, commit, machine and versions of ``packages``, to which a benchmark adds what it measures."""
+    """Command, commit, release, machine and versions of ``packages``, to which a benchmark adds what it measures."""
     return {
         "command": command_line(),
         "commit": current_commit(),
+        "release": RELEASE,
         "processor": processor(),
         "cores": os.cpu_count(),
         "versions": versions(*packages),

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 # Compiled functions are not functions to autodoc; uncompiled they are, with signature and docstring.
 os.environ["NUMBA_DISABLE_JIT"] = "1"
 
@@ -15,9 +15,9 @@ copyright = f"2026, {author}"
 release = (ROOT / "sb3_ezv2" / "version.txt").read_text().strip()
 version = release
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.viewcode"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "formulas", "sphinx.ext.viewcode"]
 source_suffix = {".md": "markdown"}
-exclude_patterns = ["_build", "classic_control_table.md"]  # the table is included by zoo.md
+exclude_patterns = ["_build"]
 templates_path = []
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
@@ -30,6 +30,9 @@ python_maximum_signature_line_length = 100
 html_theme = "furo"
 html_title = f"sb3_ezv2 {release}"
 html_show_sourcelink = False
+html_math_renderer = "svg"
+html_static_path = ["_static"]
+html_css_files = ["page.css"]
 
 
 def skip_member(app, what, name, obj, skip, options):

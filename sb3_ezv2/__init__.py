@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from sb3_ezv2.background_evaluation import BackgroundEvalCallback
 from sb3_ezv2.callbacks import TransitionJournal
 from sb3_ezv2.checkpoints import ResumableCheckpointCallback
 from sb3_ezv2.common.schedules import InverseSqrt, WarmUp
@@ -15,6 +16,7 @@ resolve_old_names()
 __version__ = Path(__file__).with_name("version.txt").read_text(encoding="utf-8").strip()
 
 __all__ = [
+    "BackgroundEvalCallback",
     "CnnPolicy",
     "EZV2Policy",
     "EfficientZeroV2",

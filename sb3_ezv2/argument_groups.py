@@ -20,6 +20,9 @@ from sb3_ezv2.replay.buffer import TrajectoryReplayBuffer
 from sb3_ezv2.search_arguments import SearchArguments
 
 MOST_THREADS = 1024
+LEAST_REFRESH, DRAWS_PER_SEARCH = 50, 4
+"""Updates between two refreshes of the target network at least, and how often a state is drawn on average between
+them, so that about a quarter of a batch is searched however many states are stored."""
 VALUE_TARGETS = ("mixed", "search", "multi_step")
 DEVICES = ("cpu", "cuda", "mps")
 NOT_A_SHARE = "and no share of the run: what a run does must not depend on how long it is planned to be"
@@ -107,7 +110,7 @@ class TargetArguments(ArgumentGroup):
     td_steps: Annotated[int | None, Whole(1, 10_000)]
     td_phase: Annotated[int, Whole(0, meaning=f"a number of updates {NOT_A_SHARE}")]
     td_fresh: Annotated[int, Whole(0, meaning=f"a number of observations {NOT_A_SHARE}")]
-    target_update_interval: Annotated[int, Whole(1)]
+    target_update_interval: Annotated[int | None, Whole(1)]
     value_target: Annotated[str, OneOf(VALUE_TARGETS)]
     search_value: Annotated[str, OneOf(tuple(SEARCH_VALUES))]
     use_target_cache: Annotated[bool, switch]
@@ -116,12 +119,22 @@ class TargetArguments(ArgumentGroup):
         """``td_steps``, or what suits the kind of action if it is ``None``."""
         return action_kind.td_steps if self.td_steps is None else self.td_steps
 
-    def rule(self, n_updates: int) -> MixedValueRule:
-        """T1 and T2 as they stand after ``n_updates``."""
+    def updates_until_refresh(self, n_stored: int, batch_size: int) -> int:
+        """``target_update_interval``; if it is ``None``, as many updates as draw every stored state a few times.
+
+        :param n_stored: states in the replay buffer
+        :param batch_size: positions per update, each of them with the states of its unroll
+        """
+        if self.target_update_interval is not None:
+            return self.target_update_interval
+        return max(LEAST_REFRESH, DRAWS_PER_SEARCH * n_stored // (batch_size * (self.unroll_steps + 1)))
+
+    def rule(self, n_updates: int, n_ranks: int) -> MixedValueRule:
+        """T1 and T2 as they stand after ``n_updates`` for one of ``n_ranks`` parts of the data."""
         if self.value_target == "search":
             return MixedValueRule(td_phase=False, fresh=-math.inf)
         td_phase = self.value_target == "multi_step" or n_updates < self.td_phase
-        return MixedValueRule(td_phase, self.td_fresh)
+        return MixedValueRule(td_phase, self.td_fresh / n_ranks)
 
 
 @dataclass(frozen=True)

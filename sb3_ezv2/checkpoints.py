@@ -5,10 +5,8 @@
 ``manifest.json``, which is written last and has the checksums of the others.
 """
 
-import hashlib
-import json
+import pickle
 import random
-import re
 import time
 import warnings
 from importlib.metadata import version
@@ -18,10 +16,29 @@ from typing import Any, TypeVar
 import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ezv2.common.array_files import ArrayReader, DamagedFileError, write_arrays
+from sb3_ezv2.checkpoint_files import (
+    BUFFER,
+    ENVIRONMENTS,
+    FORMAT_VERSION,
+    LEARNING,
+    MODEL,
+    NORMALIZATION,
+    OF_RANKS,
+    STREAM,
+    check_files,
+    file_facts,
+    find_checkpoint,
+    next_checkpoint,
+    part_of,
+    read_manifest,
+    remove_older,
+    write_manifest,
+)
+from sb3_ezv2.common.array_files import ArrayReader, write_arrays
 from sb3_ezv2.common.env_states import (
     NoEnvironmentState,
     environment_state,
@@ -30,20 +47,19 @@ from sb3_ezv2.common.env_states import (
     restore_environment,
     restore_normalization,
 )
-from sb3_ezv2.common.files import new_folder, remove_folder, write_text
+from sb3_ezv2.common.files import new_folder
+from sb3_ezv2.common.ranks import ranks_of_process
+from sb3_ezv2.learning.agreement import remember_normalization, together
 from sb3_ezv2.learning.exploration import RandomActions
 from sb3_ezv2.learning.reanalyze import Reanalyzer
 from sb3_ezv2.learning.statistics import DataStatistics
 from sb3_ezv2.model_files import SavedAlgorithm
 from sb3_ezv2.replay.saving import load_buffer, save_buffer
+from sb3_ezv2.replay.shards import divide, empty_shard
 
-FORMAT_VERSION = 1
-MODEL, BUFFER, LEARNING, ENVIRONMENTS, NORMALIZATION, MANIFEST = (
-    *("model.zip", "replay_buffer.pkl", "learning_state.bin"),
-    *("environments.pkl", "normalization.pkl", "manifest.json"),
-)
 KIND = "learning state"
-NAME = re.compile(r"checkpoint_(\d+)_(\d+)_steps")
+OF_STREAM = ("_last_obs", "_last_original_obs", "_last_episode_starts")
+"""Attributes that say where a rank's environments stand; the first rank's are part of the model."""
 
 SelfCheckpointed = TypeVar("SelfCheckpointed", bound="CheckpointedAlgorithm")
 
@@ -52,7 +68,6 @@ class CheckpointedAlgorithm(SavedAlgorithm):
     """An algorithm that can be stopped anywhere and goes on from a checkpoint, bit for bit."""
 
     reanalyzer: Reanalyzer
-    rng: np.random.Generator
     statistics: DataStatistics
     target_version: int
     random_actions: RandomActions
@@ -68,20 +83,70 @@ class CheckpointedAlgorithm(SavedAlgorithm):
         """
         if keep is not None and keep < 1:
             raise ValueError(f"keep={keep} must be at least 1, or None to keep all checkpoints")
+        if self.ranks.leads:
+            self.ranks.order(folder, keep)
+        self.ranks.enter("saving a checkpoint")
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        number = max((_number(path) for path in checkpoints_in(folder)), default=0) + 1
-        path = folder / f"checkpoint_{number:06d}_{self.num_timesteps}_steps"
-        with new_folder(path) as place:
-            self._write_checkpoint(place)
-        if keep is not None:
-            ours = [other for other in checkpoints_in(folder) if _run_of(other) == self.run_id]
-            for other in ours[:-keep]:
-                remove_folder(other)
+        path = self._save_alone(folder) if self.ranks.size == 1 else self._save_together(folder)
+        if keep is not None and self.ranks.rank == 0:
+            remove_older(folder, self.run_id, keep)
         return path
 
-    def _write_checkpoint(self, place: Path) -> None:
-        self.save(place / MODEL)
+    def _save_alone(self, folder: Path) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = next_checkpoint(folder, self.num_timesteps)
+        with new_folder(path) as place:
+            write_manifest(place, self._manifest([self._write_part(place)]))
+        return path
+
+    def _save_together(self, folder: Path) -> Path:
+        """As :meth:`_save_alone`, each rank its own part; if one of them fails, there is no checkpoint.
+
+        :raises OSError: on all ranks
+        """
+        ranks, path, failure, has_told = self.ranks, folder, "", False
+        if ranks.rank > 0:
+            told = ranks.gathered(None)[0]
+            if told:
+                ranks.gathered(self._tried_part(told))
+        else:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                path = next_checkpoint(folder, self.num_timesteps)
+                with new_folder(path) as place:
+                    has_told = bool(ranks.gathered(str(place)))
+                    parts = ranks.gathered(self._tried_part(str(place)))
+                    faults = [f"rank {rank}: {part}" for rank, part in enumerate(parts) if isinstance(part, str)]
+                    if faults:
+                        raise OSError("; ".join(faults))
+                    write_manifest(place, self._manifest(parts))
+            except OSError as error:
+                failure = str(error)
+                if not has_told:
+                    ranks.gathered("")
+        path, failure = ranks.gathered((path, failure))[0]
+        if failure:
+            raise OSError(f"no checkpoint was saved in {folder}: {failure}")
+        return path
+
+    def _tried_part(self, place: str) -> dict[str, Any] | str:
+        """What :meth:`_write_part` returns, or why it failed."""
+        try:
+            if not Path(place).is_dir():
+                return f"{place} is not there; checkpoints of several machines need a disk that all of them share"
+            part = part_of(Path(place), self.ranks.rank)
+            part.mkdir(exist_ok=True)
+            return self._write_part(part)
+        except OSError as error:
+            return str(error)
+
+    def _write_part(self, place: Path) -> dict[str, Any]:
+        """Write the files of this rank; what the manifest says of them."""
+        if self.ranks.rank == 0:
+            self.save(place / MODEL)
+        else:
+            stream = {name: getattr(self, name) for name in OF_STREAM}
+            (place / STREAM).write_bytes(pickle.dumps(stream))
         with open(place / BUFFER, "wb") as file:
             digest = save_buffer(self.replay_buffer, file)
         with open(place / LEARNING, "wb") as file:
@@ -97,7 +162,17 @@ class CheckpointedAlgorithm(SavedAlgorithm):
             statistics = normalization_state(env)
             if statistics is not None:
                 (place / NORMALIZATION).write_bytes(statistics)
-        files = {file.name: _file_facts(file) for file in sorted(place.iterdir()) if file.name != BUFFER}
+        files = {file.name: file_facts(file) for file in sorted(place.iterdir()) if file.name in OF_RANKS - {BUFFER}}
+        return {
+            "files": files | {BUFFER: {"digest": digest}},
+            "environments": layers or f"not saved: {reason}",
+        }
+
+    def _manifest(self, parts: list[dict[str, Any]]) -> dict[str, Any]:
+        """What a checkpoint says about itself.
+
+        :param parts: of all ranks
+        """
         content = {
             "format_version": FORMAT_VERSION,
             "run_id": self.run_id,
@@ -105,10 +180,9 @@ class CheckpointedAlgorithm(SavedAlgorithm):
             "n_envs": self.n_envs,
             "saved": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "versions": {name: version(name) for name in ("sb3_ezv2", "stable_baselines3", "torch", "numpy")},
-            "files": files | {BUFFER: {"digest": digest}},
-            "environments": layers or f"not saved: {reason}",
+            **parts[0],
         }
-        write_text(place / MANIFEST, json.dumps({"content": content, "sha256": _digest_of(content)}, indent=1))
+        return content if len(parts) == 1 else {**content, "other_ranks": parts[1:]}
 
     @classmethod
     def load_checkpoint(
@@ -136,21 +210,73 @@ class CheckpointedAlgorithm(SavedAlgorithm):
         """
         place = find_checkpoint(folder)
         manifest = read_manifest(place)
+        parts = [{name: manifest[name] for name in ("files", "environments")}, *manifest.get("other_ranks", [])]
         vec_env = None if env is None else cls._wrap_env(env, kwargs.get("verbose", 0))
+        ranks = ranks_of_process()
+        if len(parts) != ranks.size:
+            for rank, part in enumerate(parts):
+                check_files(part_of(place, rank), part["files"])
+            model = cls.load(place / MODEL, env=vec_env, device=device, **kwargs)
+            model._divide_anew(place, parts, manifest["n_envs"])
+            return model
         if vec_env is not None and vec_env.num_envs != manifest["n_envs"]:
             raise ValueError(
                 f"{place} was saved with n_envs={manifest['n_envs']}, env has {vec_env.num_envs}; make as many"
             )
-        _check_files(place, manifest["files"])
+        ours, part = part_of(place, ranks.rank), parts[ranks.rank]
+        check_files(ours, part["files"])
         model = cls.load(place / MODEL, env=vec_env, device=device, force_reset=False, **kwargs)
-        with open(place / BUFFER, "rb") as file:
-            digest = manifest["files"][BUFFER]["digest"]
-            model.replay_buffer = load_buffer(file, str(place / BUFFER), model.replay_buffer, digest)
-        with open(place / LEARNING, "rb") as file:
-            model._load_learning_state(ArrayReader(file, str(place / LEARNING), KIND))
+        with open(ours / BUFFER, "rb") as file:
+            digest = part["files"][BUFFER]["digest"]
+            model.replay_buffer = load_buffer(file, str(ours / BUFFER), model.replay_buffer, digest)
+        with open(ours / LEARNING, "rb") as file:
+            model._load_learning_state(ArrayReader(file, str(ours / LEARNING), KIND))
+        if (ours / STREAM).exists():
+            vars(model).update(pickle.loads((ours / STREAM).read_bytes()))
         if vec_env is not None:
-            model._restore_environments(vec_env, place, manifest)
+            model._restore_environments(vec_env, ours, part)
         return model
+
+    def _divide_anew(self, place: Path, parts: list[dict[str, Any]], n_envs: int) -> None:
+        """Go on from a checkpoint of another number of ranks.
+
+        Each rank takes its part of all pieces of trajectories; the environments begin new episodes.
+
+        :param place: the checkpoint
+        :param parts: what its manifest says of the ranks it was saved by
+        :param n_envs: environments that each of them had
+        """
+        ranks, buffers, seen = self.ranks, [], []
+        for rank, part in enumerate(parts):
+            path = part_of(place, rank) / BUFFER
+            with open(path, "rb") as file:
+                digest = part["files"][BUFFER]["digest"]
+                buffers.append(load_buffer(file, str(path), empty_shard(self.replay_buffer, n_envs), digest))
+            path = part_of(place, rank) / LEARNING
+            with open(path, "rb") as file:
+                reader = ArrayReader(file, str(path), KIND)
+                found = {name: reader.read(name) for name in reader.names}
+                reader.finish()
+            seen.append((found["statistics/mean"], found["statistics/var"], reader.content["statistics"]))
+            if rank == 0:
+                self.reanalyzer.novelty.use(found["novelty/numbers"], found["novelty/references"])
+                self.rng.bit_generator.state = reader.content["rng"]
+        divide(buffers, self.replay_buffer, ranks.rank, ranks.size)
+        own = self.statistics.observations = RunningMeanStd(shape=seen[0][0].shape)
+        if ranks.rank == 0:
+            own.mean, own.var, own.count = together(seen)
+        env, self._last_obs = self.env, None
+        # Other random numbers than those of the run so far, and others on every rank.
+        self.rng = np.random.default_rng([ranks.rank, *self.rng.integers(2**31, size=4)])
+        self.policy.seed_planning(int(self.rng.integers(2**31)))
+        if env is not None:
+            if (place / NORMALIZATION).exists():
+                restore_normalization(env, (place / NORMALIZATION).read_bytes())
+                remember_normalization(self.normalizer)
+            env.seed(int(self.rng.integers(2**31)))
+        if ranks.rank == 0:
+            text = f"{place} was saved by {len(parts)} ranks and goes on with {ranks.size}: the replay buffer is "
+            print(f"{text}divided anew, new episodes begin, and the run is not bit for bit the one that was stopped")
 
     def _restore_environments(self, env: VecEnv, place: Path, manifest: dict[str, Any]) -> None:
         """Let the environments go on where they were, or let a new episode begin."""
@@ -185,6 +311,10 @@ class CheckpointedAlgorithm(SavedAlgorithm):
             arrays[f"random/{name}"] = [array]
         for name, array in self.reanalyzer.novelty.arrays().items():
             arrays[f"novelty/{name}"] = [array]
+        if self.ranks.rank > 0:  # statistics of batches are each rank's own, and the model is the first rank's
+            arrays |= {
+                f"batches/{name}": [part.cpu().numpy().reshape(-1)] for name, part in self._batch_statistics().items()
+            }
         content = {
             "rng": self.rng.bit_generator.state,
             "planning": self.policy.rng.bit_generator.state,
@@ -196,6 +326,12 @@ class CheckpointedAlgorithm(SavedAlgorithm):
             "stream_is_whole": self._stream_is_whole,
         }
         write_arrays(file, KIND, content, arrays)
+
+    def _batch_statistics(self) -> dict[str, th.Tensor]:
+        """Statistics of batches in all copies of the model, by name."""
+        copies = self.policy.copies
+        models = {"model": copies.model, "average": copies.average, "target": copies.target}
+        return {f"{name}/{key}": part for name, model in models.items() for key, part in model.named_buffers()}
 
     def _load_learning_state(self, reader: ArrayReader) -> None:
         content = reader.content
@@ -214,6 +350,9 @@ class CheckpointedAlgorithm(SavedAlgorithm):
             self.policy.copies.seed(int(self.rng.integers(2**62)))
         for name, array in self.random_actions.arrays().items():
             array[:] = found[f"random/{name}"]
+        if self.ranks.rank > 0:
+            for name, part in self._batch_statistics().items():
+                part.copy_(th.from_numpy(found[f"batches/{name}"]).view_as(part))
         self.reanalyzer.novelty.use(found["novelty/numbers"], found["novelty/references"])
         self._stream_is_whole, self._n_own_calls = content["stream_is_whole"], self._n_calls
         # The model's own copies of the statistics are rounded, and as old as its last refresh.
@@ -258,79 +397,3 @@ class ResumableCheckpointCallback(BaseCallback):
                 print(f"Checkpoint: {path}")
         self._last = self.num_timesteps
         return True
-
-
-def checkpoints_in(folder: str | Path) -> list[Path]:
-    """All checkpoints of a folder, the oldest first; empty if there is no such folder."""
-    folder = Path(folder)
-    found = [path for path in folder.iterdir() if NAME.fullmatch(path.name)] if folder.is_dir() else []
-    return sorted((path for path in found if (path / MANIFEST).is_file()), key=_number)
-
-
-def find_checkpoint(folder: str | Path) -> Path:
-    """The folder itself if it is a checkpoint, else the newest checkpoint in it.
-
-    :raises FileNotFoundError: if there is none
-    """
-    if (Path(folder) / MANIFEST).is_file():
-        return Path(folder)
-    found = checkpoints_in(folder)
-    if not found:
-        raise FileNotFoundError(f"there is no checkpoint in {folder}; save_checkpoint makes one")
-    return found[-1]
-
-
-def read_manifest(checkpoint: str | Path) -> dict[str, Any]:
-    """What a checkpoint says about itself: run, steps, versions, files with their checksums.
-
-    :param checkpoint: its folder
-    :raises ValueError: if it is damaged, or of a later release
-    """
-    path = Path(checkpoint) / MANIFEST
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        content = found["content"]
-        whole = _digest_of(content) == found["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedFileError(f"{path} is damaged: {error}; use another checkpoint") from error
-    if not whole:
-        raise DamagedFileError(f"{path} is damaged; use another checkpoint")
-    if content["format_version"] != FORMAT_VERSION:
-        raise ValueError(
-            f"{checkpoint} has the format version {content['format_version']}; this release reads {FORMAT_VERSION}"
-        )
-    return content
-
-
-def _check_files(place: Path, files: dict[str, dict[str, Any]]) -> None:
-    """Refuse files that are missing, damaged, or of another checkpoint; the replay buffer is checked as it is read."""
-    for name, facts in files.items():
-        if not (place / name).is_file():
-            raise DamagedFileError(f"{place / name} is missing; use another checkpoint")
-        if name != BUFFER and _file_facts(place / name) != facts:
-            raise DamagedFileError(f"{place / name} is damaged or of another checkpoint; use another checkpoint")
-
-
-def _file_facts(path: Path) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while data := file.read(2**20):
-            digest.update(data)
-    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
-
-
-def _digest_of(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _number(checkpoint: Path) -> int:
-    found = NAME.fullmatch(checkpoint.name)
-    return int(found[1]) if found else 0
-
-
-def _run_of(checkpoint: Path) -> str | None:
-    """Run that a checkpoint belongs to; ``None`` if its manifest cannot be read."""
-    try:
-        return read_manifest(checkpoint)["run_id"]
-    except ValueError:
-        return None

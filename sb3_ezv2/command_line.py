@@ -28,5 +28,8 @@ def run(command: str, arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE) or not is_expected(error):
             raise
+        from sb3_ezv2.common.ranks import ranks_of_process  # which imports torch
+
+        ranks_of_process().let_the_first_report()
         print(f"ezv2-{command.replace('_', '-')}: error: {one_line(error)}", file=sys.stderr)
         raise SystemExit(1) from None

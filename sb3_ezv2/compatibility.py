@@ -1,4 +1,4 @@
-"""Files of release 0.1: the modules that their pickles name, and what was different when they were written."""
+"""Files of older releases: the modules that their pickles name, and what was different when they were written."""
 
 import sys
 import warnings
@@ -7,8 +7,9 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 
-from sb3_ezv2.policies import EZV2Policy, MultiInputPolicy
+from sb3_ezv2.policies import CnnPolicy, EZV2Policy, MlpPolicy, MultiInputPolicy, seen_images
 
 MOVED = {
     "frame_storage": "replay.frame_storage",
@@ -50,3 +51,24 @@ def bring_up_to_date(attributes: dict[str, Any], defaults: Mapping[str, Any]) ->
             stacklevel=2,
         )
         attributes.update({name: defaults[name] for name in shares})
+
+
+def keep_network(attributes: dict[str, Any]) -> None:
+    """Change the attributes of a model from before ``net_size`` so that it sees its images with the paper's network.
+
+    Images that this network is too large for were flattened.
+
+    :param attributes: of an :class:`~sb3_ezv2.ezv2.EfficientZeroV2`, from a file
+    """
+    policy_class, kwargs = attributes["policy_class"], attributes["policy_kwargs"]
+    space, paper = attributes["observation_space"], {"net_size": "paper"}
+    has_extractor = kwargs.get("features_extractor_class") is not None
+    sees_images = issubclass(policy_class, CnnPolicy)
+    if has_extractor or not (
+        sees_images or (issubclass(policy_class, MultiInputPolicy) and isinstance(space, spaces.Dict))
+    ):
+        return
+    if sees_images or seen_images(space, kwargs | paper):
+        attributes["policy_kwargs"] = paper | kwargs
+    else:
+        attributes["policy_class"] = MlpPolicy

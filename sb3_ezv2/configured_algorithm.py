@@ -17,7 +17,7 @@ from sb3_ezv2.argument_groups import Arguments, ExactValues, all_names, check_ar
 from sb3_ezv2.common.arguments import argument_names, check_known, shown
 from sb3_ezv2.common.normalization import Normalizer
 from sb3_ezv2.common.schedules import InverseSqrt
-from sb3_ezv2.compatibility import bring_up_to_date
+from sb3_ezv2.compatibility import bring_up_to_date, keep_network
 
 SelfConfiguredAlgorithm = TypeVar("SelfConfiguredAlgorithm", bound="ConfiguredAlgorithm")
 
@@ -33,6 +33,7 @@ class ConfiguredAlgorithm(BaseAlgorithm):
     arguments: Arguments
     _n_updates: int
     _from_release_0_1 = False  # whether the attributes were read from a file of that release
+    _from_before_net_size = False  # whether they were read from a file without this argument
 
     if TYPE_CHECKING:
 
@@ -70,6 +71,9 @@ class ConfiguredAlgorithm(BaseAlgorithm):
             parameters = inspect.signature(type(self).__init__).parameters
             bring_up_to_date(found, {name: parameter.default for name, parameter in parameters.items()})
             self._from_release_0_1 = False
+        if self._from_before_net_size:
+            keep_network(found)
+            self._from_before_net_size = False
         found.update(self._exact_values.restored(found))
         self._use_arguments(Arguments.of(found))
 

@@ -11,8 +11,9 @@ from sb3_ezv2.argument_groups import Arguments
 from sb3_ezv2.common.arguments import shown, switch
 from sb3_ezv2.common.schedules import InverseSqrt
 from sb3_ezv2.common.spaces import check_observation_space, named_arrays
-from sb3_ezv2.common.tensors import to_tensors, torch_threads
+from sb3_ezv2.common.tensors import to_tensors
 from sb3_ezv2.common.type_aliases import TrainingTargets, TrajectoryBatch
+from sb3_ezv2.learning.agreement import agree_on_normalization, agreed_weights
 from sb3_ezv2.learning.diagnostics import FIRST, INTERVAL, Diagnostics
 from sb3_ezv2.learning.exploration import RandomActions
 from sb3_ezv2.learning.losses import tensor_batch
@@ -65,7 +66,8 @@ class EfficientZeroV2(OfflineAlgorithm):
     :param value_target: ``"mixed"`` (paper); ``"search"`` or ``"multi_step"`` for one of its two parts alone
     :param search_value: the search's part: the returns of its simulations with the candidates weighted by the
         ``"improved"`` policy, by visits, which is the ``"mean"`` (paper, equation 9), or by the ``"policy"``
-    :param target_update_interval: updates between two copies of the average to the target network
+    :param target_update_interval: updates between two copies of the average to the target network, after which every
+        state is searched anew; ``None`` for 50, and more once states are drawn fewer than four times in them
     :param priority_beta: exponent of the importance weights
     :param reward_coef: weight of the reward loss
     :param value_coef: weight of the value loss
@@ -99,6 +101,7 @@ class EfficientZeroV2(OfflineAlgorithm):
     policy: PlanningPolicy
     reanalyzer: Reanalyzer
     random_actions: RandomActions
+    _next_refresh = 0  # of the target network, in updates
 
     def __init__(
         self,
@@ -127,7 +130,7 @@ class EfficientZeroV2(OfflineAlgorithm):
         td_fresh: int = 1_000,
         value_target: str = "mixed",
         search_value: str = "improved",
-        target_update_interval: int = 50,
+        target_update_interval: int | None = None,
         priority_beta: float = 0.4,
         reward_coef: float = 1.0,
         value_coef: float = 0.5,
@@ -163,7 +166,8 @@ class EfficientZeroV2(OfflineAlgorithm):
             verbose=self.verbose,
             support_multi_env=True,
         )
-        self._from_release_0_1 = not _init_setup_model  # unless the file that is about to be read says otherwise
+        # Unless the file that is about to be read says otherwise.
+        self._from_release_0_1 = self._from_before_net_size = not _init_setup_model
         self.target_version = 0
         if _init_setup_model:
             self._setup_model()
@@ -185,11 +189,11 @@ class EfficientZeroV2(OfflineAlgorithm):
             **vars(self.arguments.search),
             **self.policy_kwargs,
         ).to(self.device)
-        policy.seed_planning(self.seed)
-        self.updater = Updater(policy.copies)
+        policy.seed_planning(self.ranks.seed(self.seed))
+        self.updater = Updater(policy.copies, ranks=self.ranks)
         targets = self.arguments.targets
         self.reanalyzer = Reanalyzer(policy.planner, policy.action_kind, targets.use_target_cache, targets.search_value)
-        self.diagnostics = Diagnostics(self.gamma, self.n_envs)
+        self.diagnostics = Diagnostics(self.gamma, self.n_envs, warns=self.ranks.rank == 0)
         self.random_actions = RandomActions(policy.action_kind, self.n_envs)
         if not hasattr(self, "statistics"):  # a loaded model brings its own
             self.statistics = DataStatistics(len(policy.model.observation_mean))
@@ -202,13 +206,6 @@ class EfficientZeroV2(OfflineAlgorithm):
         self.reanalyzer.planner = self.policy.planner
         targets = self.arguments.targets
         self.reanalyzer.use_cache, self.reanalyzer.search_value = targets.use_target_cache, targets.search_value
-
-    def set_random_seed(self, seed: int | None = None) -> None:
-        """Seed everything: torch, numpy, the action space, the environments, replay and search."""
-        super().set_random_seed(seed)
-        self.rng = np.random.default_rng(seed)
-        if getattr(self, "policy", None) is not None:
-            self.policy.seed_planning(seed)
 
     def set_parameters(self, *args: Any, **kwargs: Any) -> None:
         """Set the parameters of the policy and its optimiser; see ``SavedAlgorithm.set_parameters``."""
@@ -250,7 +247,7 @@ class EfficientZeroV2(OfflineAlgorithm):
         )
         self._begin_run()
         callback.on_training_start(locals(), globals())
-        with torch_threads(self.arguments.engine.n_threads if self.device.type == "cpu" else None):
+        with self._bound_threads():
             while self.num_timesteps < total_timesteps or self._is_in_between:
                 plan = self.arguments.exploration
                 if not self._updates_due:
@@ -261,7 +258,7 @@ class EfficientZeroV2(OfflineAlgorithm):
                     if not rollout.continue_training:
                         break
                     self._updates_due = rollout.episode_timesteps if plan.gradient_steps < 0 else plan.gradient_steps
-                if self.num_timesteps > plan.learning_starts and len(self.replay_buffer) >= self.batch_size:
+                if self.num_timesteps > plan.learning_starts and self._has_a_batch:
                     self.train(self._updates_due)
                 self._updates_due = 0
         callback.on_training_end()
@@ -311,13 +308,15 @@ class EfficientZeroV2(OfflineAlgorithm):
         settings = self.arguments.losses.update_settings()
         logs = []
         for _ in range(gradient_steps):
-            if self._n_updates % self.arguments.targets.target_update_interval == 0:
+            if self._n_updates >= self._next_refresh:
                 self._refresh_target()
             if self._n_updates % INTERVAL == FIRST:
                 self._inspect()
             self._update_learning_rate(self.policy.optimizer)
+            self.ranks.enter("making targets")
             batch = self._sample()
             targets = self._reanalyze(batch)
+            self.ranks.enter("updating the networks")
             output = self.updater(tensor_batch(batch, targets, self.device), settings)
             self._n_updates += 1
             self._updates_due = max(self._updates_due - 1, 0)
@@ -332,14 +331,15 @@ class EfficientZeroV2(OfflineAlgorithm):
     def _sample(self) -> TrajectoryBatch:
         """Draw positions with what the losses and the value targets need."""
         replay, targets = self.arguments.replay, self.arguments.targets
-        return self.replay_buffer.sample(
-            replay.batch_size,
+        batch = self.replay_buffer.sample(
+            self.ranks.share("batch_size", replay.batch_size),
             targets.unroll_steps,
             targets.n_step(self.policy.action_kind),
             replay.priority_beta,
             self.rng,
             self.normalizer,
         )
+        return agreed_weights(batch, self.replay_buffer, replay.priority_beta, self.ranks)
 
     def _reanalyze(self, batch: TrajectoryBatch) -> TrainingTargets:
         """Targets of a batch by the newest copies of the model."""
@@ -349,7 +349,7 @@ class EfficientZeroV2(OfflineAlgorithm):
             self.policy.average_model,
             self.policy.target_model,
             self.target_version,
-            self.arguments.targets.rule(self._n_updates),
+            self.arguments.targets.rule(self._n_updates, self.ranks.size),
             self.rng,
             self.normalizer,
         )
@@ -357,22 +357,24 @@ class EfficientZeroV2(OfflineAlgorithm):
     def _refresh_target(self) -> None:
         """Bring the models' statistics up to date and copy the average model to the target model."""
         model, average, normalizer = self.policy.model, self.policy.average_model, self.normalizer
-        self.statistics.set_observations(normalizer, model, average)
+        agree_on_normalization(normalizer, self.ranks)
+        self.statistics.set_observations(normalizer, model, average, ranks=self.ranks)
         rewards = self.replay_buffer.stored_rewards(normalizer)
         self.diagnostics.see_rewards(
             rewards, self.replay_buffer, self.arguments.exploration.learning_starts, self.logger
         )
         # Later the unit of the average follows that of the model as the weights do, see ModelCopies.
         coefficient, novelty = self.arguments.exploration.novelty_coef, self.reanalyzer.novelty
-        novelty.refresh(coefficient, rewards, self.replay_buffer, average, normalizer, self.rng)
+        novelty.refresh(coefficient, rewards, self.replay_buffer, average, normalizer, self.rng, self.ranks)
         self.logger.record("values/intrinsic_share", novelty.share)
-        set_rewards(
-            rewards, novelty.share * novelty.weight, *((model, average) if self.target_version == 0 else (model,))
-        )
+        models = (model, average) if self.target_version == 0 else (model,)
+        set_rewards(rewards, novelty.share * novelty.weight, *models, ranks=self.ranks)
         self.policy.copies.update_target()
+        n_stored = int(self.ranks.table([self.replay_buffer.size()]).sum())
+        interval = self.arguments.targets.updates_until_refresh(n_stored, self.batch_size)
         # Now nearly all states of the next batch are searched.
-        interval = max(self.arguments.targets.target_update_interval, INTERVAL)
-        self.reanalyzer.wants_statistics |= self._n_updates % interval == 0
+        self.reanalyzer.wants_statistics |= interval >= INTERVAL or self._n_updates % INTERVAL == 0
+        self._next_refresh = self._n_updates + interval
         self.target_version += 1
 
     def _inspect(self) -> None:
@@ -381,7 +383,7 @@ class EfficientZeroV2(OfflineAlgorithm):
         self.diagnostics.inspect(
             self.policy.average_model,
             self.replay_buffer,
-            targets.td_fresh,
+            targets.td_fresh / self.ranks.size,
             targets.unroll_steps,
             targets.n_step(self.policy.action_kind),
             self.normalizer,

@@ -43,6 +43,7 @@ class SavedAlgorithm(ReplayAlgorithm):
                 "_last_masks",
                 "_stream_is_whole",
                 "_n_own_calls",
+                "ranks",
             ),
         ]
 
@@ -106,7 +107,7 @@ class SavedAlgorithm(ReplayAlgorithm):
         else:
             model.observation_space, model.action_space = policy.observation_space, policy.action_space
             model.n_envs = 1
-        model._from_release_0_1 = False
+        model._from_release_0_1 = model._from_before_net_size = False
         model._setup_model()
         model.set_parameters({"policy": policy.state_dict()}, exact_match=False)
         return model
@@ -146,5 +147,7 @@ class SavedAlgorithm(ReplayAlgorithm):
         :param path: file to write, replaced as a whole; ``.pt`` is added if it has no suffix
         :raises ValueError: if an argument of the policy cannot be written, as a function
         """
+        if self.ranks.rank > 0:
+            return  # the first rank writes it
         target = Path(path)
         self.policy.save(str(target if target.suffix else target.with_name(f"{target.name}.pt")))

@@ -14,7 +14,6 @@ from stable_baselines3.common.vec_env import VecTransposeImage
 
 from sb3_ezv2.checkpoints import CheckpointedAlgorithm
 from sb3_ezv2.common.arguments import Whole, shown
-from sb3_ezv2.common.tensors import torch_threads
 from sb3_ezv2.policies import PlanningPolicy
 from sb3_ezv2.replay.episodes import load_minari
 from sb3_ezv2.replay.journal_reader import spaces_of_journal
@@ -62,9 +61,10 @@ class OfflineAlgorithm(CheckpointedAlgorithm):
         for name, space in (("observation_space", observations), ("action_space", actions)):
             if not isinstance(space, spaces.Space):
                 raise ValueError(f"{name}={shown(space)}: the data does not say its spaces; pass {name}=...")
-        model = cls(policy, None, _init_setup_model=False, **kwargs)  # type: ignore[call-arg]
+        model = cls(policy, None, _init_setup_model=False, **kwargs)
         model.observation_space, model.action_space = _channels_first(observations), actions
-        model.n_envs, model._from_release_0_1 = Whole(1)("n_envs", n_envs), False
+        model.n_envs = Whole(1)("n_envs", n_envs)
+        model._from_release_0_1 = model._from_before_net_size = False
         model._setup_model()
         if is_journal:
             model.replay_buffer.add_journal(data)
@@ -94,18 +94,19 @@ class OfflineAlgorithm(CheckpointedAlgorithm):
         Whole(1)("n_updates", n_updates)
         if log_interval is not None:
             Whole(1)("log_interval", log_interval)
-        if len(self.replay_buffer) < self.batch_size:
+        if len(self.replay_buffer) < self.ranks.share("batch_size", self.batch_size):
             raise ValueError(
                 f"the replay buffer has {len(self.replay_buffer)} transitions, batch_size={self.batch_size} asks for "
                 "more: call replay_buffer.add_episodes, replay_buffer.add_journal or load_replay_buffer first"
             )
+        self._join_ranks(n_updates)
         if not self._custom_logger:
             self._logger = configure_logger(self.verbose, self.tensorboard_log, tb_log_name, self._n_updates == 0)
         self._begin_run()
         hooks = self._init_callback(CallbackList([]) if callback is None else callback)
         hooks.on_training_start(locals(), globals())
         begin = time.perf_counter()
-        with torch_threads(self.n_threads if self.device.type == "cpu" else None):
+        with self._bound_threads():
             for update in range(1, n_updates + 1):
                 self._update_current_progress_remaining(update - 1, n_updates)
                 self.train(1)

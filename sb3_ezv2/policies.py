@@ -15,10 +15,10 @@ from stable_baselines3.common.utils import get_device
 
 from sb3_ezv2.common.action_masks import checked_masks
 from sb3_ezv2.common.actions import ActionKind, Sampling, action_kind_of
-from sb3_ezv2.common.arguments import argument_names, check_known, keywords, shown, switch
+from sb3_ezv2.common.arguments import argument_names, check_known, keywords, shown
 from sb3_ezv2.common.files import open_to_replace
 from sb3_ezv2.common.random_numbers import GloballySeeded
-from sb3_ezv2.common.spaces import MIN_IMAGE_SIZE, image_parts
+from sb3_ezv2.common.spaces import image_parts
 from sb3_ezv2.common.type_aliases import Noise, Plan
 from sb3_ezv2.networks.builders import ImageNetwork, VectorNetwork, image_model, vector_model
 from sb3_ezv2.networks.copies import ModelCopies
@@ -136,7 +136,10 @@ class PlanningPolicy(BasePolicy):
         if policy_class is None:
             raise ValueError(f"{name} holds a {content['class']}, which is no {cls.__name__}; import its class first")
         found = content["observation_space"], content["action_space"]
-        policy = policy_class(*found, cls._dummy_schedule, **content["settings"])
+        settings = content["settings"]
+        if issubclass(policy_class, CnnPolicy):
+            settings.setdefault("net_size", "paper")  # there was no other
+        policy = policy_class(*found, cls._dummy_schedule, **settings)
         for model in (policy.model, policy.average_model, policy.target_model):
             model.load_state_dict(content["state"])
         return policy.to(get_device(device))
@@ -303,10 +306,11 @@ class EZV2Policy(PlanningPolicy):
 
 
 class CnnPolicy(PlanningPolicy):
-    """Policy for image observations that plans with a learned convolutional model; sizes as in the paper.
+    """Policy for image observations that plans with a learned model; the size of its network follows the image.
 
-    Images have 32 to 128 pixels per side and 1 to 12 channels, first or last. In a ``Dict`` they are of one size; what
-    else is there is flattened and joins them.
+    Images have 5 to 128 pixels per side and 1 to 128 channels, first or last. What else is in a ``Dict`` is flattened
+    and joins them. ``net_size="paper"`` is the paper's network, for images of one size, of 32 pixels or more and of 12
+    channels or fewer.
 
     :param observation_space: of the environment
     :param action_space: ``Discrete`` or bounded ``Box``
@@ -321,11 +325,11 @@ class CnnPolicy(PlanningPolicy):
 
     def make_model(self, action_kind: ActionKind, gamma: float) -> EfficientZeroModel:
         """Build the world model for images."""
-        self.normalize_images = self.network.normalize_images
-        if not image_parts(self.observation_space, self.normalize_images):
+        self.normalize_images, limits = self.network.normalize_images, self.network.limits
+        if not image_parts(self.observation_space, self.normalize_images, limits):
             raise ValueError(
-                f"observation space {self.observation_space} has no image of at least {MIN_IMAGE_SIZE} pixels per side "
-                "for policy='CnnPolicy'; use 'MultiInputPolicy', which flattens everything else"
+                f"observation space {self.observation_space} has no image of at least {limits.min_side} pixels per "
+                f"side for {limits.network}; use 'MultiInputPolicy', which flattens everything else"
             )
         return image_model(self.observation_space, action_kind, gamma, self.network)
 
@@ -351,6 +355,12 @@ def policy_arguments(policy_class: type[PlanningPolicy]) -> set[str]:
     return (names | {*policy_class.network_class.names(), *SearchArguments.names()}) - given
 
 
+def seen_images(observation_space: spaces.Space, kwargs: dict[str, Any]) -> dict[str, spaces.Box]:
+    """Images that ``CnnPolicy`` sees with these ``policy_kwargs``, by key; see :func:`image_parts`."""
+    network = ImageNetwork.of({name: kwargs[name] for name in ("net_size", "normalize_images") if name in kwargs})
+    return image_parts(observation_space, network.normalize_images, network.limits)
+
+
 def policy_for(
     policy_class: type[Any], observation_space: spaces.Space, kwargs: dict[str, Any]
 ) -> type[PlanningPolicy]:
@@ -366,8 +376,7 @@ def policy_for(
     if kwargs.get("features_extractor_class") is not None:
         policy_class = MlpPolicy if policy_class is CnnPolicy else policy_class
     elif issubclass(policy_class, MultiInputPolicy) and isinstance(observation_space, spaces.Dict):
-        normalize_images = switch("normalize_images", kwargs.get("normalize_images", True))
-        policy_class = CnnPolicy if image_parts(observation_space, normalize_images) else policy_class
+        policy_class = CnnPolicy if seen_images(observation_space, kwargs) else policy_class
     # The algorithm has arguments of its own for the search.
     known = policy_arguments(policy_class) - set(SearchArguments.names())
     check_known(kwargs, known, f"{policy_class.__name__}'s policy_kwargs")

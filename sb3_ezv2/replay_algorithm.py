@@ -1,12 +1,10 @@
 """What SB3's users expect of any algorithm with a replay buffer.
 
-Whole streams from the environments to the buffer, saving and loading, the log of the rollouts.
+Whole streams from the environments to the buffer, saving and loading.
 """
 
 import io
 import pathlib
-import sys
-import time
 import uuid
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
@@ -17,10 +15,9 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.type_aliases import RolloutReturn, TrainFreq
-from stable_baselines3.common.utils import safe_mean, should_collect_more_steps
+from stable_baselines3.common.utils import should_collect_more_steps
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ezv2.common.action_masks import masks_of, offers_masks, with_masks
@@ -29,8 +26,7 @@ from sb3_ezv2.common.files import open_to_replace
 from sb3_ezv2.common.normalization import Normalizer
 from sb3_ezv2.common.spaces import check_finite
 from sb3_ezv2.common.vec_envs import CallCounter
-from sb3_ezv2.configured_algorithm import ConfiguredAlgorithm
-from sb3_ezv2.policies import PlanningPolicy
+from sb3_ezv2.ranked_algorithm import NO_ROLLOUT, RankedAlgorithm
 from sb3_ezv2.replay.buffer import TrajectoryReplayBuffer
 from sb3_ezv2.replay.frame_storage import frames_stacked_by
 from sb3_ezv2.replay.saving import load_buffer, save_buffer
@@ -53,31 +49,22 @@ def opened_to_save(path: str | pathlib.Path | io.BufferedIOBase, suffix: str) ->
         yield file
 
 
-NO_ROLLOUT = (0, 0, 0)
-"""Steps, transitions and episodes of a rollout that has not begun."""
-
-
-class ReplayAlgorithm(ConfiguredAlgorithm):
+class ReplayAlgorithm(RankedAlgorithm):
     """An SB3 algorithm that learns from a :class:`~sb3_ezv2.replay.buffer.TrajectoryReplayBuffer`.
 
     ``OffPolicyAlgorithm`` would bring action noise and a buffer of single transitions, which do not fit.
     """
 
-    policy: PlanningPolicy
     replay_buffer: TrajectoryReplayBuffer
     _stream_is_whole = True  # whether the buffer holds all that the environments did
     _n_own_calls: int | None = None  # of the environments' steps and resets, up to the last step here
-    run_id: str
-    _begun_rollout = NO_ROLLOUT  # steps, transitions and episodes collected since the last updates
     _updates_due = 0  # for what has been collected
-    _logged_episodes = 0
     has_action_masks = False  # whether the environments say which actions are legal; saved with the model
     _last_masks: np.ndarray | None = None  # of the last observations, None before they are asked for
     _n_stack = 1  # of VecFrameStack; saved with the model, which may be loaded without environments
 
     def _setup_model(self) -> None:
-        if not hasattr(self, "_logger"):  # ``train`` may be called without ``learn``
-            self._logger = Logger(None, [])
+        super()._setup_model()
         if not hasattr(self, "run_id"):  # a loaded model goes on with its own
             self.run_id = uuid.uuid4().hex
 
@@ -103,6 +90,8 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
         :return: actions in the environment's own units, and ``state``
         :raises ValueError: if the masks are none of these observations, or allow nothing
         """
+        if n_simulations is None and action_masks is None:
+            return super().predict(observation, state, episode_start, deterministic)
         with self.policy.simulations(n_simulations), self.policy.masked(action_masks):
             return super().predict(observation, state, episode_start, deterministic)
 
@@ -145,16 +134,15 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
         if self.has_action_masks:
             kwargs["action_masks"] = True
         # In the worst case every episode is one step long and takes two places, the newest observations one each.
-        fewest = self.n_envs * ((arguments.buffer_size // self.n_envs - 1) // 2)
-        if fewest < arguments.batch_size:
+        size = arguments.buffer_size // self.ranks.size
+        fewest = self.n_envs * ((size // self.n_envs - 1) // 2)
+        if fewest < self.ranks.share("batch_size", arguments.batch_size):
             raise ValueError(
                 f"batch_size={arguments.batch_size} must be at most {fewest}, or nothing may ever be learnt: more "
                 f"transitions need not fit into buffer_size={arguments.buffer_size} of n_envs={self.n_envs} "
                 "environments; use a larger buffer or a smaller batch"
             )
-        return buffer_class(
-            arguments.buffer_size, self.observation_space, self.action_space, n_envs=self.n_envs, **kwargs
-        )
+        return buffer_class(size, self.observation_space, self.action_space, n_envs=self.n_envs, **kwargs)
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         if not self._stream_is_whole or self._others_used_the_environments:
@@ -244,8 +232,10 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
         self._dump_logs_if_due(log_interval)
         while should_collect_more_steps(train_freq, num_collected_steps, num_collected_episodes):
             self._begin_again_if_others_used(env)
+            self.ranks.enter("choosing actions")
             buffer_actions = self._choose_actions(env.num_envs, learning_starts)
             actions = self.policy.to_env_actions(buffer_actions)
+            self.ranks.enter("stepping the environments")
             with self._whole_step():
                 new_obs, rewards, dones, infos = env.step(actions)
                 self._store(buffer_actions, new_obs, rewards, dones, infos)
@@ -274,20 +264,6 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
         self._stream_is_whole = False
         yield
         self._stream_is_whole, self._n_own_calls = True, self._n_calls
-
-    def _count_step(self, infos: list[dict[str, Any]], dones: np.ndarray) -> tuple[int, int, int]:
-        """Count one step of every environment, before the callbacks: what they save is the state after a whole step.
-
-        :return: steps, transitions and episodes of the rollout so far
-        """
-        n_steps, n_transitions, n_episodes = self._begun_rollout
-        n_ended = int(np.sum(dones))
-        self._begun_rollout = (n_steps + 1, n_transitions + len(dones), n_episodes + n_ended)
-        self.num_timesteps += len(dones)
-        self._episode_num += n_ended
-        self._update_info_buffer(infos, dones)
-        self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
-        return self._begun_rollout
 
     def _add_to_buffer(
         self, actions: np.ndarray, new_obs: Any, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
@@ -323,6 +299,11 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
         self._last_obs, self._last_original_obs = new_obs, after
 
     @property
+    def _has_a_batch(self) -> bool:
+        """Whether every rank has stored enough transitions for its part of a batch."""
+        return self.ranks.all_agree(len(self.replay_buffer) >= self.ranks.share("batch_size", self.batch_size))
+
+    @property
     def _is_in_between(self) -> bool:
         """Whether learning stopped in the middle of a rollout, or before all updates for it were made."""
         return self._updates_due > 0 or any(self._begun_rollout)
@@ -346,15 +327,21 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
         :param include: names of attributes to save that are left out by default
         :raises OSError: if the file cannot be written; then the one before it stands
         """
+        if self.ranks.rank > 0 and isinstance(path, str | pathlib.Path):
+            return  # the first rank writes it
         with opened_to_save(path, "zip") as file:
             super().save(file, exclude, include)  # type: ignore[arg-type]
 
     def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """Save the replay buffer as plain arrays; see :meth:`load_replay_buffer` and :mod:`sb3_ezv2.replay.saving`.
 
+        Of several ranks only the first one's share is saved; :meth:`save_checkpoint` saves all.
+
         :param path: file to write, replaced as a whole; ``.pkl`` is added if it has no suffix, as in SB3
         :raises OSError: if the file cannot be written; then the one before it stands
         """
+        if self.ranks.rank > 0 and isinstance(path, str | pathlib.Path):
+            return
         with opened_to_save(path, "pkl") as file:
             save_buffer(self.replay_buffer, file)
 
@@ -377,24 +364,3 @@ class ReplayAlgorithm(ConfiguredAlgorithm):
         self._replay_buffer_loaded()
         if truncate_last_traj:
             loaded.close_streams()
-
-    def _dump_logs_if_due(self, log_interval: int | None) -> None:
-        """Log if ``log_interval`` episodes or more have ended since the last log."""
-        if log_interval and self._episode_num // log_interval > self._logged_episodes // log_interval:
-            self._logged_episodes = self._episode_num
-            self.dump_logs()
-
-    def dump_logs(self) -> None:
-        """Write the log of the episodes since the last call."""
-        elapsed = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
-        assert self.ep_info_buffer is not None and self.ep_success_buffer is not None
-        self.logger.record("time/episodes", self._episode_num, exclude="tensorboard")
-        if len(self.ep_info_buffer) > 0 and len(self.ep_info_buffer[0]) > 0:
-            self.logger.record("rollout/ep_rew_mean", safe_mean([info["r"] for info in self.ep_info_buffer]))
-            self.logger.record("rollout/ep_len_mean", safe_mean([info["l"] for info in self.ep_info_buffer]))
-        self.logger.record("time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / elapsed))
-        self.logger.record("time/time_elapsed", int(elapsed), exclude="tensorboard")
-        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
-        if len(self.ep_success_buffer) > 0:
-            self.logger.record("rollout/success_rate", safe_mean(self.ep_success_buffer))
-        self.logger.dump(step=self.num_timesteps)

@@ -15,6 +15,7 @@ BEST_RETURN = 1.0
 RANDOM_RETURN = -0.25
 """Wherever the paddle is in the end, it covers three columns of eight."""
 SMALL_IMAGE_NETWORK = {
+    "net_size": "paper",
     "stem_channels": 8,
     "latent_channels": 16,
     "action_channels": 8,
@@ -22,7 +23,7 @@ SMALL_IMAGE_NETWORK = {
     "projection_dim": 128,
     "prediction_dim": 64,
 }
-"""``policy_kwargs`` of a ``CnnPolicy`` that a CPU trains in minutes."""
+"""``policy_kwargs`` of the paper's network with few channels, which a CPU trains in minutes."""
 FIELD_GREY, PADDLE_GREY, BALL_GREY = 50, 150, 255
 
 
@@ -38,18 +39,23 @@ class Catch(gym.Env):
     look at the ball, have ``RANDOM_RETURN``. Observations are images ``[32, 32, 1]`` of bytes.
     """
 
-    observation_space = spaces.Box(0, 255, (IMAGE_SIZE, IMAGE_SIZE, 1), np.uint8)
+    observation_space: spaces.Space = spaces.Box(0, 255, (IMAGE_SIZE, IMAGE_SIZE, 1), np.uint8)
     action_space = spaces.Discrete(3)
 
     def __init__(self) -> None:
         self.row = self.column = 0
         self.paddle: float = N_CELLS // 2  # column of its middle
 
-    def _image(self) -> np.ndarray:
-        image = np.zeros(self.observation_space.shape, np.uint8)
-        image[MARGIN : MARGIN + N_CELLS * CELL, MARGIN : MARGIN + N_CELLS * CELL] = FIELD_GREY
+    def _image(self) -> Any:
         paddle = (N_CELLS - 1, self.paddle - 1, 3, PADDLE_GREY)
-        for row, column, width, grey in (paddle, (self.row, self.column, 1, BALL_GREY)):
+        return self._picture((paddle, (self.row, self.column, 1, BALL_GREY)))
+
+    @staticmethod
+    def _picture(things: tuple[tuple[int, float, int, int], ...]) -> np.ndarray:
+        """The field with things in it: row, column, width and grey."""
+        image = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 1), np.uint8)
+        image[MARGIN : MARGIN + N_CELLS * CELL, MARGIN : MARGIN + N_CELLS * CELL] = FIELD_GREY
+        for row, column, width, grey in things:
             top, left = MARGIN + CELL * row, MARGIN + round(CELL * column)
             image[top : top + CELL, left : left + CELL * width] = grey
         return image
@@ -89,7 +95,27 @@ class CatchContinuous(Catch):
         return float(np.clip(action[0], -1.0, 1.0))
 
 
-IDS: dict[str, type[Catch]] = {"pixels/Catch-v0": Catch, "pixels/CatchContinuous-v0": CatchContinuous}
+class CatchDict(Catch):
+    """Catch a falling ball that is seen with a paddle that is felt.
+
+    As :class:`Catch`, but the image shows the ball alone, and the paddle's place comes as a number beside it, -1 at the
+    left and 1 at the right. Best and random return are the same.
+    """
+
+    observation_space = spaces.Dict(  # type: ignore[assignment]
+        {"image": Catch.observation_space, "paddle": spaces.Box(-1.0, 1.0, (1,), np.float32)}
+    )
+
+    def _image(self) -> Any:
+        image = self._picture(((self.row, self.column, 1, BALL_GREY),))
+        return {"image": image, "paddle": np.array([2.0 * self.paddle / (N_CELLS - 1) - 1.0], np.float32)}
+
+
+IDS: dict[str, type[Catch]] = {
+    "pixels/Catch-v0": Catch,
+    "pixels/CatchContinuous-v0": CatchContinuous,
+    "pixels/CatchDict-v0": CatchDict,
+}
 """Environments by their id."""
 
 for name, kind in IDS.items():

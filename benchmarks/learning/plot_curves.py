@@ -34,6 +34,20 @@ def of_ours(folder: Path) -> dict[str, list[dict[str, Any]]]:
     return {task: runs for (task, algo), runs in read_runs(folder).items() if algo == "ezv2"}
 
 
+def draw_curves(folder: Path, picture: Path) -> dict[str, list[dict[str, Any]]]:
+    """One panel a task of ours; what was drawn.
+
+    :param folder: of stored runs
+    :param picture: to write
+    """
+    found = of_ours(folder)
+    figure, axes = new_figure(len(found), n_columns=2)
+    for axis, (task, runs) in zip(axes, found.items(), strict=True):
+        draw_task(axis, task, {"ezv2": runs})
+    figure.savefig(picture, dpi=110)
+    return found
+
+
 def draw_precisions(folder: Path, picture: Path) -> None:
     """Returns of the training episodes of the two runs, each the mean of a few."""
     figure, axis = plt.subplots(figsize=(5.0, 3.4))
@@ -69,11 +83,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS / "learning")
     parser.add_argument("--out", type=Path, default=PICTURE)
     arguments = parser.parse_args()
-    found = of_ours(arguments.results)
-    figure, axes = new_figure(len(found))
-    for axis, (task, runs) in zip(axes, found.items(), strict=True):
-        draw_task(axis, task, {"ezv2": runs})
-    figure.savefig(arguments.out, dpi=110)
+    found = draw_curves(arguments.results, arguments.out)
     draw_precisions(RESULTS, PRECISION_PICTURE)
     print(table(found))
 

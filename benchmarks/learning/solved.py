@@ -1,7 +1,7 @@
 """After how many steps tasks are solved, beside the zoo's other algorithms at their own budgets and settings.
 
-``python -m benchmarks.learning.suite solved`` prints the table; with ``--page`` it writes
-``docs/classic_control_table.md``. Runs are those of the suite and those that it took over from ``ezv2-train``.
+``python -m benchmarks.learning.suite solved`` prints the table, and ``--page FILE`` writes it; :mod:`benchmarks.pages`
+puts it on the page "Benchmarks". Runs are those of the suite and those that it took over from ``ezv2-train``.
 """
 
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ def verdict(task: str, by_algo: dict[str, Runs], solved: float) -> str:
     reached = "reached" if ours <= SHARE * others[best] else "not reached"
     return (
         f"- {task}: {OURS} needs {ours:,.0f} steps, {best} {others[best]:,.0f}: {ours / others[best]:.2f} of them. "
-        f"The target of {SHARE:g} is {reached}."
+        f"The aim of {SHARE:g} is {reached}."
     )
 
 
@@ -84,7 +84,7 @@ def table(folder: Path) -> str:
         verdicts.append(verdict(task, by_algo, solved))
     lines += [
         "",
-        f"Median steps until solved, and the target of a share of {SHARE:g} of the best other algorithm's:",
+        f"Median steps until solved, and the aim of a share of {SHARE:g} of the best other algorithm's:",
         "",
         *verdicts,
     ]

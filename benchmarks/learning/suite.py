@@ -35,7 +35,9 @@ NEEDS = {
     "dmc": ("dm_control", "pip install 'sb3_ezv2[dmc]'"),
     "atari": ("ale_py", "pip install 'sb3_ezv2[atari]'"),
     "small atari": ("ale_py", "pip install 'sb3_ezv2[atari]'"),
-    "minatar": ("minatar", "pip install minatar"),
+    "small vision": ("dm_control", "pip install 'sb3_ezv2[dmc]'"),
+    "minatar": ("minatar", "pip install 'sb3_ezv2[benchmarks]'"),
+    "minigrid": ("minigrid", "pip install 'sb3_ezv2[benchmarks]'"),
 }
 """Module that a group of tasks needs beyond the package itself, and how to get it."""
 LOG_LINES = 5
@@ -68,6 +70,13 @@ def words(options: argparse.Namespace) -> list[str]:
     return found + (["--set", *options.set] if options.set else [])
 
 
+def launcher(n_ranks: int) -> list[str]:
+    """What starts one run as several processes; empty for one."""
+    if n_ranks == 1:
+        return []
+    return ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n_ranks)]
+
+
 def run(options: argparse.Namespace) -> int:
     """Make all runs that are not complete; the number of those that failed."""
     tasks = chosen(options.tasks)
@@ -83,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
                 print(f"{path} is complete")
                 continue
             command = ["-m", "benchmarks.learning.training", name, "--seed", str(seed), *words(options)]
-            commands[path.with_suffix(".log")] = command
+            commands[path.with_suffix(".log")] = [*launcher(options.ranks), *command]
     n_failed = 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that the runs are ended, too
     for log, code in run_all(commands, options.jobs):
@@ -102,6 +111,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     running.add_argument("--tasks", nargs="+", required=True, help="tasks and groups of tasks")
     running.add_argument("--seeds", nargs="+", type=int, default=[0])
     running.add_argument("--jobs", type=int, default=1, help="runs at a time, each with one thread")
+    running.add_argument("--ranks", type=int, default=1, help="processes of every run, under torchrun")
     add_options(running)
     actions.add_parser("pause", help="stop all runs of this user on this machine")
     actions.add_parser("resume", help="continue them")
@@ -118,8 +128,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     solving.add_argument("--out", type=Path, required=True, help="folder of stored runs")
     solving.add_argument("--page", type=Path, help="file to write the table to as well")
     options = parser.parse_args(arguments)
-    if options.action == "run" and options.jobs < 1:
-        parser.error(f"--jobs {options.jobs} must be at least 1")
+    for name in ("jobs", "ranks") if options.action == "run" else ():
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} {getattr(options, name)} must be at least 1")
     return options
 
 

@@ -8,13 +8,15 @@ from functools import partial
 from typing import NamedTuple
 
 import gymnasium as gym
-from gymnasium.wrappers import FlattenObservation, TransformReward
+import numpy as np
+from gymnasium.wrappers import TransformObservation, TransformReward
 from stable_baselines3.common.preprocessing import is_image_space
 
 from benchmarks.learning import solvable
-from benchmarks.learning.pixel_tasks import Catch, CatchContinuous
-from sb3_ezv2.envs.atari import FRAME_SKIP, GAMES, AtariTraining, make_atari
-from sb3_ezv2.envs.dmc import make_dmc
+from benchmarks.learning.pixel_tasks import Catch, CatchContinuous, CatchDict
+from sb3_ezv2.envs.atari import FRAME_SKIP, GAMES, SMALL_SCREEN_SIZE, AtariTraining, make_atari
+from sb3_ezv2.envs.dmc import SMALL_SIZE, make_dmc
+from sb3_ezv2.envs.dmc_vision import make_dmc_vision
 
 MINATAR_STEPS = 2_500
 Wrap = Callable[[gym.Env], gym.Env]
@@ -65,7 +67,9 @@ def _dmc(n_steps: int, asked: dict[str, dict[int, float]], *names: str) -> dict[
 
 
 def _minatar(name: str) -> gym.Env:
-    """A MinAtar game as numbers; a game that a policy never ends is truncated after ``MINATAR_STEPS``.
+    """A MinAtar game as an image of bytes, one channel for each kind of thing, channels first.
+
+    A game that a policy never ends is truncated after ``MINATAR_STEPS``.
 
     :raises ImportError: without the package
     """
@@ -75,7 +79,27 @@ def _minatar(name: str) -> gym.Env:
         raise ImportError("MinAtar is missing; pip install minatar") from error
     if f"MinAtar/{name}-v1" not in gym.registry:
         minatar.gym.register_envs()
-    return FlattenObservation(gym.make(f"MinAtar/{name}-v1", max_episode_steps=MINATAR_STEPS))
+    env = gym.make(f"MinAtar/{name}-v1", max_episode_steps=MINATAR_STEPS)
+    height, width, n_channels = env.observation_space.shape  # type: ignore[misc]
+    space = gym.spaces.Box(0, 255, (n_channels, height, width), np.uint8)
+    return TransformObservation(env, _as_image, space)
+
+
+def _as_image(grid: np.ndarray) -> np.ndarray:
+    """A grid of bits ``[height, width, n_channels]`` as an image ``[n_channels, height, width]``."""
+    return 255 * np.ascontiguousarray(grid.transpose(2, 0, 1)).astype(np.uint8)
+
+
+def _minigrid(name: str) -> gym.Env:
+    """A MiniGrid task with its partial view, an image of 7 x 7 cells that each hold a kind, a colour and a state.
+
+    :raises ImportError: without the package
+    """
+    try:
+        from minigrid.wrappers import ImgObsWrapper
+    except ImportError as error:
+        raise ImportError("MiniGrid is missing; pip install minigrid") from error
+    return ImgObsWrapper(gym.make(f"MiniGrid-{name}-v0"))
 
 
 def _atari(group: str, game: str, n_steps: int, eval_interval: int, **frames: int) -> Task:
@@ -155,8 +179,30 @@ TASKS: dict[str, Task] = {
     },
     **{game: _atari("atari", game, 100_000, 50_000) for game in GAMES},
     "Pong-48": _atari("small atari", "Pong", 10_000, 5_000, screen_size=48),
+    **{
+        f"{game}-64": _atari("small atari", game, 100_000, 10_000, screen_size=SMALL_SCREEN_SIZE, grey=True)._replace(
+            published=game
+        )
+        for game in ("Pong", "Breakout")
+    },
+    "cartpole-swingup-vision-small": Task(
+        "small vision",
+        partial(make_dmc_vision, "cartpole-swingup", size=SMALL_SIZE, grey=True),
+        50_000,
+        2_500,
+        published="cartpole_swingup",
+        action_repeat=2,
+        n_stack=4,
+    ),
+    "MiniGrid-Empty-8x8": Task(
+        "minigrid", partial(_minigrid, "Empty-8x8"), 10_000, 1_000, solved=0.9, asked={10_000: 0.9}
+    ),
+    "MiniGrid-DoorKey-5x5": Task(
+        "minigrid", partial(_minigrid, "DoorKey-5x5"), 50_000, 5_000, solved=0.8, asked={50_000: 0.8}
+    ),
     "catch": Task("pixels", Catch, 5_000, 500, asked={5_000: 0.95}),
     "catch-continuous": Task("pixels", CatchContinuous, 5_000, 500, asked={5_000: 0.9}),
+    "catch-dict": Task("pixels", CatchDict, 5_000, 500, asked={5_000: 0.95}),
 }
 
 GROUPS = tuple(dict.fromkeys(task.group for task in TASKS.values()))

@@ -26,7 +26,8 @@ from benchmarks.learning.tasks import TASKS, Task, policy_for
 from benchmarks.records import new_record, write_record
 from benchmarks.speed.memory import peak_bytes
 from sb3_ezv2 import EfficientZeroV2
-from sb3_ezv2.checkpoints import checkpoints_in
+from sb3_ezv2.checkpoint_files import checkpoints_in
+from sb3_ezv2.common.ranks import ranks_of_process
 
 ALGOS: dict[str, type[BaseAlgorithm]] = {
     "ezv2": EfficientZeroV2,
@@ -208,6 +209,7 @@ def new_run(options: argparse.Namespace, task: Task, settings: dict[str, Any]) -
         "complete": False,
         "evaluations": [],
         "legs": [],
+        "ranks": ranks_of_process().size,
     }
 
 
@@ -242,6 +244,10 @@ def train(options: argparse.Namespace) -> None:
     first, left = model.num_timesteps, record["n_steps"] - model.num_timesteps
     curve = StoreCurve(eval_env, path, record, options.leg_seconds)
     model.learn(left, callback=curve, log_interval=10**9, reset_num_timesteps=not goes_on)
+    if ranks_of_process().rank > 0:  # the first rank evaluates and writes
+        if place is not None:
+            model.save_checkpoint(place, keep=1)  # type: ignore[attr-defined]
+        return
     record["legs"].append({"from": first, "to": model.num_timesteps, "seconds": curve.seconds()})
     if place is not None:
         model.save_checkpoint(place, keep=1)  # type: ignore[attr-defined]

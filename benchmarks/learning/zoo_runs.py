@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.monitor import load_results
 
-from benchmarks.records import current_commit, write_record
+from benchmarks.records import RELEASE, current_commit, write_record
 from sb3_ezv2.zoo.settings_files import read_settings
 
 
@@ -35,6 +35,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     return {
         "command": portable((args_file.parent / "command.txt").read_text(encoding="utf-8")),
         "commit": current_commit(folder),
+        "release": RELEASE,
         "task": task_name(arguments["env"]),
         "algo": arguments["algo"],
         "seed": arguments["seed"],

@@ -23,7 +23,7 @@ from benchmarks.records import RESULTS, new_record, write_record
 from benchmarks.reliability.small_runs import fingerprint, in_a_child, new_env, new_model
 from benchmarks.reliability.train_kills import kill_trainings
 from sb3_ezv2 import EfficientZeroV2
-from sb3_ezv2.checkpoints import find_checkpoint, read_manifest
+from sb3_ezv2.checkpoint_files import find_checkpoint, read_manifest
 from sb3_ezv2.policies import PlanningPolicy
 
 PARTS = ("saving", "ezv2-train")

@@ -24,6 +24,7 @@ import optuna
 
 from sb3_ezv2 import EfficientZeroV2, command_line
 from sb3_ezv2.zoo import options, plots
+from sb3_ezv2.zoo.estimating import Estimation
 from sb3_ezv2.zoo.experiment import Experiment
 from sb3_ezv2.zoo.search_space import sample_ezv2_params
 from sb3_ezv2.zoo.tuning import open_storage
@@ -59,11 +60,15 @@ COMMANDS: dict[str, list[str]] = {
     "push_to_hub": ["--env", "CartPole-v1", "-orga", "us", "--dry-run", "--no-render"],
     "load_from_hub": ["--env", "CartPole-v1", "-orga", "us", "--local", "hub"],
     "plot": ["-o", "picture.png"],
+    "inspect": ["--env", "CartPole-v1"],
+    "estimate": ["--env", "CartPole-v1", "-n", "10"],
 }
 TUNING = {
     *("--n-trials", "--max-total-trials", "--n-jobs", "--sampler", "--pruner", "--n-startup-trials", "--n-evaluations"),
     *("--storage", "--study-name", "--optimization-log-path"),
 }
+WITHOUT_EFFECT = {"estimate": {"--log-folder", "--eval-freq", *TUNING}}
+"""Options that a command takes, because ``ezv2-train`` does, and has no use for."""
 COUNTS = {"1", "3"}
 PLACES = set(VALUES) - {"", " ", "a_file", "a_file/below"}
 ANY_NAME = set(VALUES) - {"", " "}
@@ -72,14 +77,14 @@ RIGHT: dict[str, set[str]] = {
     **dict.fromkeys(
         ("--n-trials", "--max-total-trials", "--n-evaluations", "--eval-episodes", "--n-eval-envs"), COUNTS
     ),
-    **dict.fromkeys(("--n-envs", "--episode-window"), COUNTS),
+    **dict.fromkeys(("--n-envs", "--episode-window", "--n-episodes", "--max-steps"), COUNTS),
     **dict.fromkeys(("--num-threads", "--n-jobs"), {"-1", *COUNTS}),
-    **dict.fromkeys(("load_from_hub --exp-id", "train --seed"), {"-1", "0", *COUNTS}),
+    **dict.fromkeys(("load_from_hub --exp-id", "train --seed", "estimate --seed"), {"-1", "0", *COUNTS}),
     **dict.fromkeys(("--n-startup-trials", "--seed", "--load-checkpoint"), {"0", *COUNTS}),
     "--exp-id": {"0", "1"},  # there is one run
     "--trial-id": {"0"},  # and one trial
     "--n-timesteps": COUNTS,
-    "train --n-timesteps": {"-1", *COUNTS},
+    **dict.fromkeys(("train --n-timesteps", "estimate --n-timesteps"), {"-1", *COUNTS}),
     "--verbose": {"0", "1"},
     "--log-interval": {"-1", *COUNTS},
     "--eval-freq": {"-1", "-7", *COUNTS},
@@ -147,6 +152,8 @@ def cases(command: str) -> Iterator[Case]:
     """All command lines of a command."""
     for action in actions_of(command):
         option = max(action.option_strings, key=len)
+        if option in WITHOUT_EFFECT.get(command, ()):
+            continue
         names = (*action.option_strings, "unrecognized arguments")
         base = COMMANDS[command] + (["-optimize"] if option in TUNING else [])
         if option == "--trial-id":
@@ -197,6 +204,7 @@ def stage() -> Iterator[None]:
             sample_ezv2_params(study.ask(), 0, 1, {})
             with (
                 mock.patch.object(Experiment, "learn", begin),
+                mock.patch.object(Estimation, "learn", begin),
                 mock.patch.object(optuna.Study, "optimize", begin),
                 mock.patch.object(EfficientZeroV2, "load", begin),
                 mock.patch.object(plots, "new_figure", begin),

@@ -1,5 +1,7 @@
 """Time and memory of saving a replay buffer of images, beside a pickle of it, which is what release 0.1 wrote.
 
+A whole checkpoint of the model that learns from the buffer stands beside what release 0.1 saved of it.
+
     python -m benchmarks.reliability.saving_cost --transitions 100000
 
 96 x 96 RGB images in stacks of four, each frame stored once. Each way of saving has processes of its own; *peak* is the
@@ -9,20 +11,26 @@ largest resident set of all of them less that before saving, *fsync* the time th
 import argparse
 import os
 import pickle
+import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 
 from benchmarks.records import RESULTS, new_record, write_record
 from benchmarks.reliability.small_runs import in_a_child
 from benchmarks.speed.memory import peak_bytes
-from sb3_ezv2 import TrajectoryReplayBuffer
+from sb3_ezv2 import EfficientZeroV2, TrajectoryReplayBuffer
 from sb3_ezv2.replay.saving import save_buffer
 
 SIZE, N_CHANNELS, N_STACK = 96, 3, 4
@@ -42,22 +50,76 @@ def filled(n: int) -> TrajectoryReplayBuffer:
     return buffer
 
 
-def as_pickle(buffer: TrajectoryReplayBuffer, file: BinaryIO) -> None:
+class Images(gym.Env):
+    """One image for ever."""
+
+    observation_space = spaces.Box(0, 255, (SIZE, SIZE, N_CHANNELS), np.uint8)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        """An image."""
+        return np.zeros(self.observation_space.shape, np.uint8), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        """The same image."""
+        return self.reset()[0], 0.0, False, False, {}
+
+
+def model_with(buffer: TrajectoryReplayBuffer) -> EfficientZeroV2:
+    """A model of the default size that learns from a buffer."""
+    model = EfficientZeroV2("CnnPolicy", VecFrameStack(DummyVecEnv([Images]), N_STACK), device="cpu")
+    model.learn(1)
+    model.replay_buffer = buffer
+    return model
+
+
+def as_pickle(buffer: TrajectoryReplayBuffer, path: Path) -> None:
     """What ``save_to_pkl`` of SB3 does."""
-    pickle.dump(buffer, file, protocol=pickle.HIGHEST_PROTOCOL)
+    with synced(path) as file:
+        pickle.dump(buffer, file, protocol=pickle.HIGHEST_PROTOCOL)
 
 
-def measure(buffer: TrajectoryReplayBuffer, save: Callable[..., object], path: Path) -> str:
-    """Seconds of writing and of ``fsync``, and additional memory in bytes."""
-    before = peak_bytes()
+def as_arrays(buffer: TrajectoryReplayBuffer, path: Path) -> None:
+    """What ``save_replay_buffer`` writes."""
+    with synced(path) as file:
+        save_buffer(buffer, file)
+
+
+def as_release_0_1(model: EfficientZeroV2, path: Path) -> None:
+    """The model as SB3 saves it, and a pickle of its buffer."""
+    BaseAlgorithm.save(model, path.with_suffix(".zip"))
+    as_pickle(model.replay_buffer, path)
+
+
+def as_checkpoint(model: EfficientZeroV2, folder: Path) -> None:
+    """A whole checkpoint, the only one in its folder, as the other files are new ones."""
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_checkpoint(folder)
+
+
+@contextmanager
+def synced(path: Path) -> Iterator[BinaryIO]:
+    """A new file that is on the disk in the end."""
     path.unlink(missing_ok=True)
-    began = time.perf_counter()
     with open(path, "wb") as file:
-        save(buffer, file)
+        yield file
         file.flush()
-        written = time.perf_counter()
         os.fsync(file.fileno())
-    return f"{written - began} {time.perf_counter() - written} {peak_bytes() - before}"
+
+
+def measure(save: Callable[[], object]) -> str:
+    """Seconds without ``fsync``, seconds of ``fsync``, and additional memory in bytes."""
+    before, sync, spent = peak_bytes(), os.fsync, [0.0]
+
+    def timed(descriptor: int) -> None:
+        began = time.perf_counter()
+        sync(descriptor)
+        spent[0] += time.perf_counter() - began
+
+    os.fsync = timed
+    began = time.perf_counter()
+    save()
+    return f"{time.perf_counter() - began - spent[0]} {spent[0]} {peak_bytes() - before}"
 
 
 def main() -> None:
@@ -70,14 +132,19 @@ def main() -> None:
     arguments = parser.parse_args()
     record = new_record("numpy", "stable-baselines3")
     buffer = filled(arguments.transitions)
-    ways: dict[str, Callable[..., object]] = {"pickle": as_pickle, "arrays": save_buffer}
-    found: dict[str, list[list[float]]] = {name: [] for name in ways}
+    model = model_with(buffer)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         path = Path(folder) / "buffer"
+        ways: dict[str, Callable[[], object]] = {
+            "pickle": lambda: as_pickle(buffer, path),
+            "arrays": lambda: as_arrays(buffer, path),
+            "model and pickle": lambda: as_release_0_1(model, path),
+            "checkpoint": lambda: as_checkpoint(model, Path(folder) / "checkpoints"),
+        }
+        found: dict[str, list[list[float]]] = {name: [] for name in ways}
         for _ in range(arguments.repeats):
-            for name, save in ways.items():
-                answer = in_a_child(lambda save=save: measure(buffer, save, path))
-                found[name].append([float(word) for word in answer.split()])
+            for name, way in ways.items():
+                found[name].append([float(word) for word in in_a_child(partial(measure, way)).split()])
         record |= {"transitions": arguments.transitions, "bytes": path.stat().st_size}
         print(f"{arguments.transitions} transitions, file of {record['bytes'] / 1e9:.3f} GB")
     for name, values in found.items():

@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.reliability.small_runs import in_a_child
 from benchmarks.reliability.small_trainings import ENV, N_STEPS, RUN, SAVE_FREQ, arguments_of, command
 from sb3_ezv2 import EfficientZeroV2
-from sb3_ezv2.checkpoints import checkpoints_in
+from sb3_ezv2.checkpoint_files import checkpoints_in
 from sb3_ezv2.replay.journal import JournalWriter
 from sb3_ezv2.zoo import experiment, runs, settings_files
 

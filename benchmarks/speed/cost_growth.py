@@ -39,6 +39,13 @@ GRID: dict[str, tuple[int, ...]] = {
     "network width": (32, 64, 128, 256, 512),
     "environments": (1, 2, 4, 8, 16),
 }
+TITLES = {
+    "roots": "one search of many states",
+    "simulations": "more simulations",
+    "action dimensions": "more action dimensions",
+    "network width": "wider networks",
+    "environments": "more environments",
+}
 
 
 class Noise(gym.Env):
@@ -124,24 +131,25 @@ def _name_ticks(axis: Any, quantity: str) -> None:
 
 def draw(record: dict[str, Any], path: Path) -> None:
     """One panel for each quantity and one for the arithmetic."""
-    figure, axes = plt.subplots(2, 3, figsize=(12, 6.5))
+    plt.rcParams["font.size"] = 12
+    figure, axes = plt.subplots(3, 2, figsize=(10, 11))
     for axis, quantity in zip(axes.flat, GRID, strict=False):
         rows = record["times"][quantity]
         for name in ("search", "update"):
             points = [(row["size"], row["milliseconds"][name]) for row in rows if name in row["milliseconds"]]
             if points:
                 axis.plot(*zip(*points, strict=True), marker="o", label=name)
-        axis.set(xscale="log", yscale="log", xlabel=quantity, ylabel="ms")
+        axis.set(title=TITLES[quantity], xscale="log", yscale="log", xlabel=quantity, ylabel="ms")
         _name_ticks(axis, quantity)
     axis = axes.flat[-1]
     for name in next(iter(record["flops"].values())):
         points = [(int(dim), each[name]) for dim, each in record["flops"].items()]
         axis.plot(*zip(*points, strict=True), marker="o", label=name)
-    axis.set(xscale="log", yscale="log", xlabel="action dimensions", ylabel="FLOPs per decision")
+    axis.set(title="arithmetic of one decision", xscale="log", yscale="log", xlabel="action dimensions", ylabel="FLOPs")
     _name_ticks(axis, "action dimensions")
     for axis in axes.flat:
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7)
+        axis.legend(fontsize=10)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -26,7 +26,13 @@ from sb3_ezv2.policies import PlanningPolicy
 
 DISCRETE, CONTINUOUS = spaces.Discrete(6), spaces.Box(-1.0, 1.0, (6,))
 QUICK_NETWORK = {"latent_dim": 16, "hidden_dim": 16, "projection_dim": 16}
-QUICK_IMAGE_NETWORK = {"stem_channels": 4, "latent_channels": 8, "projection_dim": 16, "prediction_dim": 8}
+QUICK_IMAGE_NETWORK = {
+    "net_size": "paper",
+    "stem_channels": 4,
+    "latent_channels": 8,
+    "projection_dim": 16,
+    "prediction_dim": 8,
+}
 QUICK_PREFIX = {"lstm_dim": 16}
 LEAST_ALIKE = 0.9
 """Share of states whose searches must be equal; rounding decides between equal candidates in the others."""
@@ -42,7 +48,7 @@ class Kind(NamedTuple):
 
     def network(self, quick: bool) -> dict[str, Any]:
         """``policy_kwargs`` of the paper's sizes or of small ones."""
-        sizes = {} if self.images else PROPRIO_NETWORK
+        sizes = {"net_size": "paper"} if self.images else PROPRIO_NETWORK
         if quick:
             sizes = QUICK_IMAGE_NETWORK if self.images else QUICK_NETWORK
         prefix = {"value_prefix": True, **(QUICK_PREFIX if quick else {})} if self.value_prefix else {}

@@ -45,7 +45,7 @@ ATARI: dict[str, Any] = {
     "td_steps": 5,
     "target_update_interval": 200,
     "consistency_coef": 5.0,
-    "policy_kwargs": {"value_prefix": True},
+    "policy_kwargs": {"net_size": "paper", "value_prefix": True},
 }
 """What the ``atari`` entry of the hyperparameters says of the work of an update."""
 ASKED_UPDATES_PER_SECOND, ASKED_IMAGE_UPDATE_MS = 110.0, 18.0

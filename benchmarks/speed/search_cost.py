@@ -105,7 +105,7 @@ def proprio_model(setting: Setting) -> EfficientZeroModel:
 def image_search(n_roots: int, seconds: float) -> dict[str, dict[str, float]]:
     """Milliseconds of a search from images and of its network calls alone."""
     th.manual_seed(0)
-    model = CnnPolicy(IMAGES, spaces.Discrete(6), lambda _: 1e-3, value_prefix=True).average_model
+    model = CnnPolicy(IMAGES, spaces.Discrete(6), lambda _: 1e-3, net_size="paper", value_prefix=True).average_model
     with th.no_grad():
         for output in model.heads.outputs:
             if isinstance(output, th.nn.Linear):

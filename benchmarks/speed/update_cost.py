@@ -52,11 +52,12 @@ class Setting(NamedTuple):
 
 
 SMALL_IMAGES = {"batch_size": 64, "policy_kwargs": SMALL_IMAGE_NETWORK}
+PAPER_IMAGES = {"batch_size": 16, "policy_kwargs": {"net_size": "paper"}}
 SETTINGS = {
     "defaults, batch 64": Setting(vectors, "MlpPolicy", {}),
     "paper's network, batch 256": Setting(vectors, "MlpPolicy", {"batch_size": 256, "policy_kwargs": PROPRIO_NETWORK}),
     "48 x 48, small network, batch 64": Setting(lambda: images(48), "CnnPolicy", SMALL_IMAGES),
-    "96 x 96, paper's network, batch 16": Setting(lambda: images(96), "CnnPolicy", {"batch_size": 16}),
+    "96 x 96, paper's network, batch 16": Setting(lambda: images(96), "CnnPolicy", PAPER_IMAGES),
 }
 
 

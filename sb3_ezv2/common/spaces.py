@@ -1,13 +1,26 @@
 """What the algorithm needs to know about observation spaces: names of the parts, finiteness, what is supported."""
 
+from typing import NamedTuple
+
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 
 from sb3_ezv2.common.type_aliases import ObservationArrays
 
-MIN_IMAGE_SIZE, MAX_IMAGE_SIZE, MAX_IMAGE_CHANNELS = 32, 128, 12
-"""Limits of what the convolutional network takes: pixels per side, and channels with stacked frames counted."""
+
+class ImageLimits(NamedTuple):
+    """What images a convolutional network takes."""
+
+    network: str  # how errors call it
+    min_side: int  # pixels
+    max_side: int  # pixels
+    max_channels: int  # with stacked frames counted
+    one_size: bool  # whether all images of a ``Dict`` must have it
+
+
+SMALL_LIMITS = ImageLimits("CnnPolicy", 5, 128, 128, one_size=False)
+PAPER_LIMITS = ImageLimits("CnnPolicy with net_size='paper'", 32, 128, 12, one_size=True)
 
 
 def named_spaces(space: spaces.Space) -> dict[str, spaces.Space]:
@@ -38,11 +51,12 @@ def check_observation_space(space: spaces.Space) -> None:
             )
 
 
-def check_image_space(space: spaces.Space, normalize_images: bool) -> spaces.Box:
+def check_image_space(space: spaces.Space, normalize_images: bool, limits: ImageLimits = SMALL_LIMITS) -> spaces.Box:
     """Refuse what is not an image, or has a size that the convolutional network does not take.
 
     :param space: observation space, channels first or last
     :param normalize_images: whether pixels are bytes, to be divided by 255; without, any ``Box`` of 3 axes is an image
+    :param limits: of the network
     :return: the same space
     :raises ValueError: naming the space and what to do
     """
@@ -53,43 +67,48 @@ def check_image_space(space: spaces.Space, normalize_images: bool) -> spaces.Box
             "images of floats between 0 and 1, or gymnasium.wrappers.ReshapeObservation to add an axis for the channel"
         )
     n_channels, size = image_channels(space), image_size(space)
-    if not all(MIN_IMAGE_SIZE <= n <= MAX_IMAGE_SIZE for n in size):
+    if not all(limits.min_side <= n <= limits.max_side for n in size):
         raise ValueError(
-            f"observation space {space} has images of {size[0]} x {size[1]} pixels; CnnPolicy takes {MIN_IMAGE_SIZE} "
-            f"to {MAX_IMAGE_SIZE} pixels per side. Resize them, for example with gymnasium.wrappers.ResizeObservation"
+            f"observation space {space} has images of {size[0]} x {size[1]} pixels; {limits.network} takes "
+            f"{limits.min_side} to {limits.max_side} pixels per side. Resize them, for example with "
+            "gymnasium.wrappers.ResizeObservation"
         )
-    if n_channels > MAX_IMAGE_CHANNELS:
+    if n_channels > limits.max_channels:
         raise ValueError(
-            f"observation space {space} has {n_channels} channels; CnnPolicy takes at most {MAX_IMAGE_CHANNELS}. Stack "
-            "fewer frames or convert them to grey, for example through gymnasium.wrappers.GrayscaleObservation"
+            f"observation space {space} has {n_channels} channels; {limits.network} takes at most "
+            f"{limits.max_channels}. Stack fewer frames or convert them to grey, for example through "
+            "gymnasium.wrappers.GrayscaleObservation"
         )
     return space
 
 
-def image_parts(space: spaces.Space, normalize_images: bool) -> dict[str, spaces.Box]:
+def image_parts(
+    space: spaces.Space, normalize_images: bool, limits: ImageLimits = SMALL_LIMITS
+) -> dict[str, spaces.Box]:
     """Parts of an observation space that the convolutional network sees, by key.
 
     Of a ``Dict`` these are the images whose sides are long enough; everything else in it is flattened.
 
     :param space: an image, or a ``Dict``
     :param normalize_images: see :func:`check_image_space`
+    :param limits: of the network
     :return: empty if a ``Dict`` has no such image
-    :raises ValueError: as :func:`check_image_space` does, or if the images of a ``Dict`` differ in size
+    :raises ValueError: as :func:`check_image_space` does, or if the images of a ``Dict`` differ in size and must not
     """
     if not isinstance(space, spaces.Dict):
-        return {"observation": check_image_space(space, normalize_images)}
+        return {"observation": check_image_space(space, normalize_images, limits)}
     found = {
-        key: check_image_space(part, normalize_images)
+        key: check_image_space(part, normalize_images, limits)
         for key, part in space.spaces.items()
         if isinstance(part, spaces.Box)
         and is_image_space(part, normalized_image=not normalize_images)
-        and min(image_size(part)) >= MIN_IMAGE_SIZE
+        and min(image_size(part)) >= limits.min_side
     }
     sizes = {key: image_size(part) for key, part in found.items()}
-    if len(set(sizes.values())) > 1:
+    if limits.one_size and len(set(sizes.values())) > 1:
         raise ValueError(
-            f"observation space {space} has images of different sizes, {sizes}; resize them to one, for example with "
-            "gymnasium.wrappers.TransformObservation"
+            f"observation space {space} has images of different sizes, {sizes}; {limits.network} sees one size. Resize "
+            "them, for example with gymnasium.wrappers.TransformObservation"
         )
     return found
 

@@ -53,15 +53,17 @@ def views(memory: th.Tensor, arrays: Sequence[np.ndarray]) -> list[th.Tensor]:
     return tensors
 
 
-def tensors_of(module: nn.Module) -> Iterator[th.Tensor]:
+def tensors_of(module: nn.Module) -> list[th.Tensor]:
     """All parameters and buffers; ``nn.Module``'s own iterators are several times slower."""
-    for tensors in (module._parameters, module._buffers):
-        for tensor in tensors.values():
-            if tensor is not None:
-                yield tensor
-    for child in module._modules.values():
-        if child is not None:
-            yield from tensors_of(child)
+    tensors: list[th.Tensor | None] = []
+    modules = [module]
+    for part in modules:  # grows on the way
+        if part._parameters:
+            tensors += part._parameters.values()
+        if part._buffers:
+            tensors += part._buffers.values()
+        modules += [child for child in part._modules.values() if child is not None]
+    return [tensor for tensor in tensors if tensor is not None]
 
 
 def addresses_of(module: nn.Module) -> list[int]:

@@ -13,7 +13,7 @@ from stable_baselines3.common.atari_wrappers import ClipRewardEnv, EpisodicLifeE
 FRAME_SKIP = 4
 """Frames of the emulator per decision; the observation is the maximum of the last two of them."""
 NOOP_MAX = 30
-SCREEN_SIZE = 96
+SCREEN_SIZE, SMALL_SCREEN_SIZE = 96, 64
 MAX_FRAMES = 27_000
 """Frames of the emulator after which an episode is truncated."""
 STICKY_PROBABILITY = 0.25
@@ -28,20 +28,23 @@ GAMES = (
 
 
 class AtariFrames(AtariPreprocessing):
-    """What a player sees of a game: every fourth frame as 96 x 96 RGB, after up to 30 random no-ops.
+    """What a player sees of a game: every fourth frame, by default as 96 x 96 RGB, after up to 30 random no-ops.
 
     :param env: a game that shows every frame of the emulator (``frameskip=1``)
     :param noop_max: no-ops at the start at most
     :param screen_size: pixels per side
+    :param grey: whether frames have one channel, their brightness
     :raises ValueError: if the game skips frames itself
     """
 
-    def __init__(self, env: gym.Env, noop_max: int = NOOP_MAX, screen_size: int = SCREEN_SIZE) -> None:
+    def __init__(
+        self, env: gym.Env, noop_max: int = NOOP_MAX, screen_size: int = SCREEN_SIZE, grey: bool = False
+    ) -> None:
         if getattr(env.unwrapped, "_frameskip", 1) != 1:
             raise ValueError(
                 f"{env} skips frames itself; make the game with frameskip=1, or take its id '...NoFrameskip-v4'"
             )
-        super().__init__(env, noop_max, FRAME_SKIP, screen_size, grayscale_obs=False)
+        super().__init__(env, noop_max, FRAME_SKIP, screen_size, grayscale_obs=grey, grayscale_newaxis=grey)
 
 
 class AtariTraining(ClipRewardEnv):
@@ -82,6 +85,23 @@ def make_atari(
     )
     env = AtariFrames(env, **kwargs)
     return AtariTraining(env) if training else env
+
+
+def make_small_atari(game: str, render_mode: str | None = None) -> gym.Env:
+    """A game as :func:`make_atari` makes it for evaluation, but seen as 64 x 64 grey pixels, for a CPU.
+
+    :param game: for example ``"Pong"``
+    :param render_mode: ``"rgb_array"`` or ``"human"``
+    """
+    return make_atari(game, training=False, render_mode=render_mode, screen_size=SMALL_SCREEN_SIZE, grey=True)
+
+
+def register_small_atari() -> None:
+    """Give :func:`make_small_atari` an id for every game, ``small_atari/Pong-v0``, without importing ale-py."""
+    for game in GAMES:
+        name = f"small_atari/{game}-v0"
+        if name not in gym.registry:
+            gym.register(name, entry_point=f"{__name__}:make_small_atari", kwargs={"game": game})
 
 
 def register_atari() -> None:

@@ -14,6 +14,8 @@ import numpy as np
 from gymnasium.wrappers import FlattenObservation, RescaleAction
 
 NAMESPACE = "dm_control"
+SMALL_SIZE = 64
+"""Pixels per side of ``-vision-small-v0``."""
 
 TASKS = (
     "acrobot-swingup",
@@ -83,14 +85,20 @@ def register_dmc() -> None:
 
     The ids are those of shimmy, whose environments have one frame per decision and a dictionary of observations. Ours
     take their place for this process, so that an id means the same wherever it is used. Ids that end in
-    ``-vision-v0`` are the same tasks seen as images, see :mod:`sb3_ezv2.envs.dmc_vision`.
+    ``-vision-v0`` are the same tasks seen as images, see :mod:`sb3_ezv2.envs.dmc_vision`, and those that end in
+    ``-vision-small-v0`` as 64 x 64 grey pixels, for a CPU.
     """
-    makers = {"": f"{__name__}:make_dmc", "-vision": f"{__name__}_vision:make_dmc_vision"}
+    vision, small = f"{__name__}_vision:make_dmc_vision", {"size": SMALL_SIZE, "grey": True}
+    makers: dict[str, tuple[str, dict[str, Any]]] = {
+        "": (f"{__name__}:make_dmc", {}),
+        "-vision": (vision, {}),
+        "-vision-small": (vision, small),
+    }
     for task in TASKS:
-        for suffix, maker in makers.items():
+        for suffix, (maker, kwargs) in makers.items():
             name = env_id(f"{task}{suffix}")
             gym.registry.pop(name, None)
-            gym.register(name, entry_point=maker, kwargs={"task": task}, disable_env_checker=True)
+            gym.register(name, entry_point=maker, kwargs={"task": task, **kwargs}, disable_env_checker=True)
 
 
 def make_dmc(

@@ -5,7 +5,7 @@ Pictures are drawn by MuJoCo off screen, with EGL or OSMesa where there is no di
 """
 
 import gymnasium as gym
-from gymnasium.wrappers import AddRenderObservation
+from gymnasium.wrappers import AddRenderObservation, GrayscaleObservation
 
 from sb3_ezv2.envs.dmc import make_task
 
@@ -19,6 +19,7 @@ def make_dmc_vision(
     action_repeat: int = 2,
     size: int = SCREEN_SIZE,
     camera_id: int | None = None,
+    grey: bool = False,
     render_mode: str = "rgb_array",
 ) -> gym.Env:
     """A dm_control task whose observations are pictures.
@@ -29,6 +30,7 @@ def make_dmc_vision(
     :param action_repeat: frames per decision
     :param size: pixels per side
     :param camera_id: camera of the task; ``None`` for 2 with the quadruped and 0 with everything else
+    :param grey: whether pictures have one channel, their brightness
     :param render_mode: only ``"rgb_array"``, which is also what the observations are
     :raises ImportError: naming the extra to install if dm_control is missing
     :raises OSError: naming the Debian package to install if nothing can draw pictures
@@ -42,9 +44,10 @@ def make_dmc_vision(
     if not -1 <= camera < n_cameras:
         raise ValueError(f"camera_id={camera} is not a camera of {task}, which has {n_cameras}; -1 is the free one")
     try:
-        return AddRenderObservation(env)
+        env = AddRenderObservation(env)
     except Exception as error:  # every backend fails in a way of its own
         raise OSError(
             f"MuJoCo cannot draw pictures ({type(error).__name__}: {error}); install EGL (Debian: libegl1) and set "
             "MUJOCO_GL=egl, or OSMesa (Debian: libosmesa6) and set MUJOCO_GL=osmesa"
         ) from error
+    return GrayscaleObservation(env, keep_dim=True) if grey else env

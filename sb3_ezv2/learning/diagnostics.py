@@ -28,12 +28,13 @@ class Diagnostics:
 
     :param discount: of one step
     :param n_envs: number of environments
+    :param warns: whether to warn where something is wrong
     """
 
-    def __init__(self, discount: float, n_envs: int) -> None:
+    def __init__(self, discount: float, n_envs: int, warns: bool = True) -> None:
         self.discount = discount
         self.calibration = Calibration(discount, n_envs)
-        self.symptoms = Symptoms()
+        self.symptoms = Symptoms(warns)
         self.root_values: np.ndarray | None = None  # of the searches that chose the next actions
         self._waiting: dict[tuple[str, str], th.Tensor] = {}  # by group and name, on the model's device
 

@@ -5,6 +5,7 @@ import torch as th
 import torch.nn.functional as F
 
 from sb3_ezv2.common.normalization import Normalizer
+from sb3_ezv2.common.ranks import ALONE, Ranks
 from sb3_ezv2.common.tensors import to_tensors
 from sb3_ezv2.common.type_aliases import TrajectoryBatch
 from sb3_ezv2.learning.statistics import typical_size
@@ -119,6 +120,7 @@ class Novelty:
         model: EfficientZeroModel,
         normalizer: Normalizer,
         rng: np.random.Generator,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Draw new observations to compare with, or switch off.
 
@@ -128,18 +130,20 @@ class Novelty:
         :param model: normalises observations
         :param normalizer: of observations
         :param rng: source of all randomness
+        :param ranks: whose transitions count together; each draws its part of the observations
         """
         self.share, n = 0.0, int((buffer.kinds == TERMINATED).sum())
-        if coefficient > 0.0 and n < ENOUGH:
-            n += _n_telling(rewards, buffer, model)
-            self.share = max(0.0, 1.0 - n / ENOUGH)
+        if coefficient > 0.0:
+            n += _n_telling(rewards, buffer, model) if n < ENOUGH else 0
+            self.share = max(0.0, 1.0 - int(ranks.table([n]).sum()) / ENOUGH)
         if self.share == 0.0:
             self.references = self.references[:0]
             return
-        self.weight = coefficient * (typical_size(rewards) or 1.0)
+        self.weight = coefficient * (typical_size(rewards, ranks) or 1.0)
         slots = np.flatnonzero(buffer.kinds.reshape(-1) != EMPTY)
-        chosen = rng.choice(slots, min(N_REFERENCES, len(slots)), replace=False)
-        self.references = _vectors(chosen, buffer, model, normalizer).cpu().numpy()
+        chosen = rng.choice(slots, min(N_REFERENCES // ranks.size, len(slots)), replace=False)
+        drawn = _vectors(chosen, buffer, model, normalizer).cpu().numpy()
+        self.references = np.concatenate(ranks.gathered(drawn))
         distances = self._distances(th.from_numpy(self.references))
         self.distance = float(distances.mean()) or 1.0
         self.middle = float((distances / (distances + self.distance)).mean())

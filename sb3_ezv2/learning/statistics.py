@@ -8,6 +8,8 @@ from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 
 from sb3_ezv2.common.normalization import Normalizer
+from sb3_ezv2.common.ranks import ALONE, Ranks
+from sb3_ezv2.learning.agreement import merged_moments
 from sb3_ezv2.networks.model import EfficientZeroModel
 
 VARIANCE_FLOOR = 1e-8
@@ -18,31 +20,34 @@ ALIKE = 0.2
 """Statistics describe data whose mean and standard deviation are theirs up to this many standard deviations."""
 
 
-def typical_size(rewards: np.ndarray) -> float:
+def typical_size(rewards: np.ndarray, ranks: Ranks = ALONE) -> float:
     """``(mean of sqrt(|r|) over rewards that are not zero)^2``: the unit of rewards and values.
 
     It has the units of a reward and is larger for larger rewards, but a rare one counts little: one reward of 10,000
     among 10,000 of size 1 gives 1.02. It is 0 if there is no reward at all.
 
-    :param rewards: ``[n]``
+    :param rewards: ``[n]`` of this rank
+    :param ranks: whose rewards count together
     """
     sizes = np.abs(np.asarray(rewards, np.float64))
     sizes = sizes[sizes > 0.0]
-    return float(np.sqrt(sizes).mean() ** 2) if len(sizes) > 0 else 0.0
+    n, total = ranks.table([len(sizes), np.sqrt(sizes).sum()]).sum(axis=0)
+    return float((total / n) ** 2) if n > 0 else 0.0
 
 
-def set_rewards(rewards: np.ndarray, bonus: float, *models: EfficientZeroModel) -> None:
+def set_rewards(rewards: np.ndarray, bonus: float, *models: EfficientZeroModel, ranks: Ranks = ALONE) -> None:
     """Set the unit of rewards and values, and how far their supports reach, from all rewards that are stored.
 
     Nothing is remembered: the unit follows the rewards as they are now, under the present normalisation.
 
-    :param rewards: ``[n]``
+    :param rewards: ``[n]`` of this rank
     :param bonus: largest intrinsic reward
     :param models: to be set
+    :param ranks: whose rewards count together
     """
-    unit = typical_size(rewards) or bonus
+    unit = typical_size(rewards, ranks) or bonus
     if unit > 0.0:
-        largest = float(np.abs(rewards).max(initial=0.0)) + bonus
+        largest = float(ranks.table([np.abs(rewards).max(initial=0.0)]).max()) + bonus
         for model in models:
             model.set_rewards(unit, largest)
 
@@ -93,19 +98,21 @@ class DataStatistics:
         if not (alike.all() and ours.count > 1.0):
             self.observations = theirs
 
-    def set_observations(self, normalizer: Normalizer, *models: EfficientZeroModel) -> None:
+    def set_observations(self, normalizer: Normalizer, *models: EfficientZeroModel, ranks: Ranks = ALONE) -> None:
         """Bring the models' normalisation of the observations up to date.
 
         :param normalizer: what it normalises is left as it is
         :param models: to be set
+        :param ranks: whose observations count together
         """
+        seen = merged_moments(self.observations, ranks)
         for model in models:
             done = normalised_outside(model, normalizer)
-            model.observation_mean.copy_(th.as_tensor(np.where(done, 0.0, self.observations.mean)))
-            std = np.sqrt(self.observations.var + VARIANCE_FLOOR)
+            model.observation_mean.copy_(th.as_tensor(np.where(done, 0.0, seen.mean)))
+            std = np.sqrt(seen.var + VARIANCE_FLOOR)
             model.observation_std.copy_(th.as_tensor(np.where(done, 1.0, std)))
-            model.observation_count.fill_(self.observations.count)
-        self.count_in_models = self.observations.count
+            model.observation_count.fill_(seen.count)
+        self.count_in_models = seen.count
 
     def read_observations(self, model: EfficientZeroModel) -> None:
         """Go on from the statistics that came with a model's parameters, unless these are where they came from."""

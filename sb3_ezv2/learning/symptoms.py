@@ -19,9 +19,13 @@ LONG_RUN_HOURS = 2.0
 
 
 class Symptoms:
-    """Watches a run and warns; what it has seen is not saved, and learning never reads it."""
+    """Watches a run and warns; what it has seen is not saved, and learning never reads it.
 
-    def __init__(self) -> None:
+    :param warns: whether to say what is seen; of several ranks one does
+    """
+
+    def __init__(self, warns: bool = True) -> None:
+        self.warns = warns
         self.warned: set[str] = set()
         self.n_too_large = 0
         self.n_inspections = 0
@@ -90,6 +94,6 @@ class Symptoms:
             )
 
     def _warn(self, symptom: str, text: str) -> None:
-        if symptom not in self.warned:
+        if self.warns and symptom not in self.warned:
             self.warned.add(symptom)
             warnings.warn(text, stacklevel=2)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch as th
 
+from sb3_ezv2.common.ranks import ALONE, Ranks
 from sb3_ezv2.common.recording import Recorder
 from sb3_ezv2.common.tensors import addresses_of
 from sb3_ezv2.learning.losses import LossCoefficients, TensorBatch, unroll_loss
@@ -32,8 +33,8 @@ class UpdateSettings(NamedTuple):
     mixed_precision: bool  # whether the networks compute in bfloat16
 
 
-def find_gradient(copies: ModelCopies, batch: TensorBatch, settings: UpdateSettings) -> UpdateOutput:
-    """Put the clipped gradient of the loss where the optimiser finds it.
+def own_gradient(copies: ModelCopies, batch: TensorBatch, settings: UpdateSettings) -> UpdateOutput:
+    """Put the gradient of the loss of this rank's part of the batch where the optimiser finds it.
 
     :param copies: its model is trained
     :param batch: with targets, on the model's device
@@ -42,8 +43,27 @@ def find_gradient(copies: ModelCopies, batch: TensorBatch, settings: UpdateSetti
     output = unroll_loss(copies.model, batch, settings.coefficients, settings.mixed_precision, copies.generator)
     copies.optimizer.zero_grad()
     output.total.backward()
+    return UpdateOutput(output.priorities, {"loss": output.total.detach(), **output.logs})
+
+
+def common_gradient(copies: ModelCopies, output: UpdateOutput, settings: UpdateSettings, ranks: Ranks) -> UpdateOutput:
+    """Take the mean of all ranks' gradients and clip it.
+
+    :param copies: has this rank's gradient
+    :param output: that came with it
+    :param settings: of the update
+    :param ranks: that learn together
+    """
+    ranks.average_gradients(copies.trained)
     grad_norm = th.nn.utils.clip_grad_norm_(copies.trained, settings.max_grad_norm)
-    return UpdateOutput(output.priorities, {"loss": output.total.detach(), "grad_norm": grad_norm, **output.logs})
+    return output._replace(logs={"loss": output.logs["loss"], "grad_norm": grad_norm, **output.logs})
+
+
+def find_gradient(
+    copies: ModelCopies, batch: TensorBatch, settings: UpdateSettings, ranks: Ranks = ALONE
+) -> UpdateOutput:
+    """Put the clipped gradient of the loss where the optimiser finds it; see :func:`own_gradient`."""
+    return common_gradient(copies, own_gradient(copies, batch, settings), settings, ranks)
 
 
 def follow_gradient(copies: ModelCopies, settings: UpdateSettings) -> None:
@@ -52,9 +72,9 @@ def follow_gradient(copies: ModelCopies, settings: UpdateSettings) -> None:
     copies.update_average(settings.tau)
 
 
-def update(copies: ModelCopies, batch: TensorBatch, settings: UpdateSettings) -> UpdateOutput:
+def update(copies: ModelCopies, batch: TensorBatch, settings: UpdateSettings, ranks: Ranks = ALONE) -> UpdateOutput:
     """One whole update; see :func:`find_gradient` and :func:`follow_gradient`."""
-    output = find_gradient(copies, batch, settings)
+    output = find_gradient(copies, batch, settings, ranks)
     follow_gradient(copies, settings)
     return output
 
@@ -63,22 +83,33 @@ class RecordedUpdate:
     """An update of fixed settings and shapes, recorded once and then repeated with other batches.
 
     The optimiser's step is recorded too if it can be: of the fused optimisers those that know ``capturable``, such as
-    the default Adam. Others step after the recorded part.
+    the default Adam. Others step after the recorded part. Among several ranks the recorded part ends with the rank's
+    own gradient.
 
     :param copies: its parameters are recorded by their places
     :param batch: the first one
     :param settings: of the update
     :param recorder: has run updates of these copies before
+    :param ranks: that learn together
     """
 
-    def __init__(self, copies: ModelCopies, batch: TensorBatch, settings: UpdateSettings, recorder: Recorder) -> None:
-        self.copies, self.settings = copies, settings
+    def __init__(
+        self,
+        copies: ModelCopies,
+        batch: TensorBatch,
+        settings: UpdateSettings,
+        recorder: Recorder,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.copies, self.settings, self.ranks = copies, settings, ranks
         observations = {key: part.clone() for key, part in batch.observations.items()}
         self.batch = TensorBatch(observations, *(part.clone() for part in batch[1:]))
         groups = copies.optimizer.param_groups
-        self.steps_too = all(group.get("fused") and "capturable" in group for group in groups)
+        capturable = all(group.get("fused") and "capturable" in group for group in groups)
+        self.steps_too = capturable and ranks.size == 1
         self.rates = [batch.weights.new_full((), group["lr"]) for group in groups]
-        function = update if self.steps_too else find_gradient
+        alone = update if self.steps_too else find_gradient
+        function = alone if ranks.size == 1 else own_gradient
         with _rates_in_memory(copies.optimizer, self.rates if self.steps_too else []):
             self.repeat: Callable[[], UpdateOutput] = recorder.capture(
                 lambda: function(copies, self.batch, settings), generator=copies.generator
@@ -91,6 +122,8 @@ class RecordedUpdate:
         for rate, group in zip(self.rates, self.copies.optimizer.param_groups, strict=True):
             rate.fill_(group["lr"])
         output = self.repeat()
+        if self.ranks.size > 1:
+            output = common_gradient(self.copies, output, self.settings, self.ranks)
         if not self.steps_too:
             follow_gradient(self.copies, self.settings)
         return output
@@ -104,10 +137,11 @@ class Updater:
 
     :param copies: to be trained
     :param recorder: records the updates; ``None`` for one of the GPU that the model is on, if it is on one
+    :param ranks: that learn together
     """
 
-    def __init__(self, copies: ModelCopies, recorder: Recorder | None = None) -> None:
-        self.copies = copies
+    def __init__(self, copies: ModelCopies, recorder: Recorder | None = None, ranks: Ranks = ALONE) -> None:
+        self.copies, self.ranks = copies, ranks
         device = copies.model.reward_scale.device
         self.recorder = Recorder(device) if recorder is None and device.type == "cuda" else recorder
         self.recorded: RecordedUpdate | None = None
@@ -122,7 +156,7 @@ class Updater:
         :return: to be read before the next call
         """
         if self.recorder is None:
-            return update(self.copies, batch, settings)
+            return update(self.copies, batch, settings, self.ranks)
         key = (settings, self.copies.generator, *((part.shape, part.dtype) for part in _parts(batch)), *self._places())
         if key != self._key:
             self._key, self._n_alike, self.recorded = key, 0, None
@@ -130,14 +164,14 @@ class Updater:
             # Kernels, libraries and the optimiser's state are set up by updates that count, not by idle ones.
             self._n_alike += 1
             with self.recorder.beside():
-                return update(self.copies, batch, settings)
+                return update(self.copies, batch, settings, self.ranks)
         if self.recorded is None:
             try:
-                self.recorded = RecordedUpdate(self.copies, batch, settings, self.recorder)
+                self.recorded = RecordedUpdate(self.copies, batch, settings, self.recorder, self.ranks)
             except RuntimeError as error:
                 warnings.warn(f"updates are slower because no CUDA graph can be recorded: {error}", stacklevel=2)
                 self.recorder = None
-                return update(self.copies, batch, settings)
+                return update(self.copies, batch, settings, self.ranks)
         return self.recorded(batch)
 
     def _places(self) -> Iterator[int]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from sb3_ezv2.common.actions import ActionKind
 from sb3_ezv2.common.spaces import named_spaces
-from sb3_ezv2.networks.augmentation import random_intensity, random_shift
+from sb3_ezv2.networks.augmentation import MAX_SHIFT, random_intensity, random_shift
 from sb3_ezv2.networks.cnn import ConvDynamics, ConvRepresentation, SpatialHeads
 from sb3_ezv2.networks.layers import Heads
 from sb3_ezv2.networks.mlp import MlpDynamics, MlpRepresentation
@@ -235,7 +235,7 @@ class EfficientZeroModel(nn.Module):
 
 
 class ImageModel(EfficientZeroModel):
-    """World model for images, whose latent states are images of several channels too.
+    """World model for images, whose latent states are images of several channels too; the paper's.
 
     No statistics of the images are kept: pixels have a known range. What else is in a ``Dict`` is flattened.
 
@@ -279,15 +279,17 @@ class ImageModel(EfficientZeroModel):
         together = th.cat(images, dim=1) if len(images) > 1 else images[0]
         return self.representation(together, self.normalised(observations))
 
-    def _image(self, pixels: th.Tensor, space: spaces.Box, generator: th.Generator | None) -> th.Tensor:
-        """One image as floats with its channels first; in training mode augmented.
+    def _image(
+        self, pixels: th.Tensor, space: spaces.Box, generator: th.Generator | None, max_shift: int = MAX_SHIFT
+    ) -> th.Tensor:
+        """One image as floats with its channels first; in training mode augmented, unless ``max_shift`` is 0.
 
         A batch of images is large: it is moved as bytes, and what follows happens in the place of its floats.
         """
         if not is_image_space_channels_first(space):
             pixels = pixels.movedim(-1, -3)
-        augment = self.training and self.augment
-        image = (random_shift(pixels, generator=generator) if augment else pixels).float()
+        augment = self.training and self.augment and max_shift > 0
+        image = (random_shift(pixels, max_shift, generator) if augment else pixels).float()
         if self.normalize_images:
             image.div_(255.0)  # not the pixels given, which are bytes
         return random_intensity(image, generator=generator) if augment else image

@@ -19,6 +19,7 @@ from numba.core import config
 from threadpoolctl import ThreadpoolController
 
 from sb3_ezv2.common.compilation import entry_point, inlined
+from sb3_ezv2.common.ranks import ranks_on_machine
 from sb3_ezv2.common.type_aliases import Noise, SearchResult, SearchSettings
 from sb3_ezv2.networks.model import EfficientZeroModel
 from sb3_ezv2.planning.fused_network import (
@@ -262,8 +263,13 @@ def _cores() -> set[int]:
 
 
 def _most_threads(n_cores: int) -> int:
-    """How many threads a search may use. Where nobody set it, numba counts the cores of the calling thread only."""
-    return MAX_THREADS if "NUMBA_NUM_THREADS" in os.environ else max(MAX_THREADS, n_cores)
+    """How many threads a search may use. Where nobody set it, numba counts the cores of the calling thread only.
+
+    Ranks on the same machine share its cores.
+    """
+    if "NUMBA_NUM_THREADS" in os.environ:
+        return MAX_THREADS
+    return max(1, max(MAX_THREADS, n_cores) // ranks_on_machine())
 
 
 def _use_cores(cores: set[int]) -> None:
@@ -305,7 +311,7 @@ def fused_search(
     # A copy in any case: a view could not be written to, and for arrays like that everything is compiled once more.
     gumbel = np.array(np.broadcast_to(noise.gumbel, (n, n_candidates)), order="C")
     n_chunks = max(-(-n // CHUNK), min(n // MIN_HALF, 2))
-    bounds = np.linspace(0, n, n_chunks + 1).astype(np.int64)
+    bounds = [n * i // max(n_chunks, 1) for i in range(n_chunks + 1)]
 
     def rows_together(n_states: int) -> int:
         return n_states * min(max(CHUNK // n_states, 1), n_first)
@@ -335,10 +341,10 @@ def fused_search(
             read_roots(tree, constants, SearchResult(*(rows[begin:end] for rows in result)))
         return finite
 
-    chunks = bounds[:-1].tolist(), bounds[1:].tolist()
+    chunks = bounds[:-1], bounds[1:]
     cores = _cores() if n_chunks > 1 else set()
-    n_threads = min(_most_threads(len(cores)), n_chunks)
-    with _one_thread_of_blas(max(map(rows_together, np.diff(bounds).tolist()), default=0)):
+    n_threads = min(_most_threads(len(cores)), n_chunks) if n_chunks > 1 else 1
+    with _one_thread_of_blas(max((rows_together(end - begin) for begin, end in zip(*chunks, strict=True)), default=0)):
         if n_threads > 1:
             # Threads of Python: the compiled search holds no lock, and BLAS must not be called from numba's own ones.
             with ThreadPoolExecutor(n_threads, initializer=_use_cores, initargs=(cores,)) as pool:

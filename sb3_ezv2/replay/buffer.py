@@ -99,6 +99,9 @@ class TrajectoryReplayBuffer(FilledFromElsewhere):
         self.frontiers = np.full(self.n_envs, NO_FRONTIER, np.int64)
         self.next_rows = np.zeros(self.n_envs, np.int64)
 
+    largest_weight = 1.0
+    """Of the importance weights of the last sample, before they were divided by it."""
+
     def parts(self) -> dict[str, spaces.Space]:
         """What is stored of an observation by key: its parts and, if there are any, the packed masks."""
         parts = named_spaces(self.observation_space)
@@ -318,7 +321,8 @@ class TrajectoryReplayBuffer(FilledFromElsewhere):
         probabilities = self.sum_tree[len(self.sum_tree) // 2 + starts] / self.sum_tree[1]
         weights = (self.n_transitions * probabilities) ** -beta
         starts, weights = np.concatenate([kept, starts]), np.concatenate([np.ones(len(kept)), weights])
-        weights = np.maximum(weights / weights.max(), MIN_WEIGHT).astype(np.float32)
+        self.largest_weight = weights.max()
+        weights = np.maximum(weights / self.largest_weight, MIN_WEIGHT).astype(np.float32)
 
         return self.windows(starts, unroll_steps, td_steps, rng, normalizer)._replace(weights=weights)
 

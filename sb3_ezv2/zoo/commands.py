@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import runpy
 import sys
+import tempfile
 
 import huggingface_hub
 import huggingface_hub.repocard
@@ -15,8 +16,10 @@ import rl_zoo3.exp_manager
 import rl_zoo3.utils
 import yaml
 
+from sb3_ezv2.common.ranks import ranks_of_process
 from sb3_ezv2.ezv2 import EfficientZeroV2
-from sb3_ezv2.zoo import ALGO, inspecting, plots, seeds
+from sb3_ezv2.zoo import ALGO, inspecting, plots, seeds, together
+from sb3_ezv2.zoo.estimating import Estimation
 from sb3_ezv2.zoo.experiment import Experiment
 from sb3_ezv2.zoo.hub import (
     FolderOfTheRun,
@@ -41,17 +44,35 @@ AS_TRAINED = ["--algo", ALGO, "-f", "logs", "--deterministic"]
 
 
 def train(arguments: list[str]) -> None:
-    """``rl_zoo3.train`` with ``--algo ezv2`` and all evaluation episodes side by side; ``--n-seeds`` repeats it."""
+    """``rl_zoo3.train`` with ``--algo ezv2`` and all evaluation episodes side by side; ``--n-seeds`` repeats it.
+
+    Under torchrun it is one run of all ranks.
+    """
+    ranks = ranks_of_process()
+    if ranks.size > 1:
+        arguments = together.arguments_of_rank(arguments, ranks)
     several = seeds.parse(arguments)
     if several is not None:
         seeds.train(several)
         return
     with (
-        Stopper() as stopper,
+        (Stopper if ranks.size == 1 else together.RankStopper)() as stopper,
         replaced(Experiment, "stopper", stopper),
-        replaced(rl_zoo3.exp_manager, "ExperimentManager", Experiment),
+        replaced(
+            rl_zoo3.exp_manager, "ExperimentManager", Experiment if ranks.size == 1 else together.RankedExperiment
+        ),
+        together.silent(ranks.rank > 0),
     ):
         run_script("train", ["--algo", ALGO, "--n-eval-envs", "5", *arguments])
+
+
+def estimate(arguments: list[str]) -> None:
+    """Say how long ``train`` would take with the same options; nothing is kept."""
+    with (
+        tempfile.TemporaryDirectory(prefix="ezv2-estimate-") as folder,
+        replaced(rl_zoo3.exp_manager, "ExperimentManager", Estimation),
+    ):
+        run_script("train", ["--algo", ALGO, *arguments, "-f", folder, "--eval-freq", "-1"])
 
 
 def enjoy(arguments: list[str]) -> None:

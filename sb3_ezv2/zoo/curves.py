@@ -146,9 +146,9 @@ def draw(axis: Axes, label: str, curves: Sequence[Curve], color: str) -> None:
     axis.fill_between(band.x, band.low, band.high, color=color, alpha=0.2, linewidth=0)
 
 
-def new_figure(n_panels: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure with panels side by side, at most three in a row."""
-    n_columns = min(n_panels, 3)
+def new_figure(n_panels: int = 1, n_columns: int = 3) -> tuple[Figure, list[Axes]]:
+    """A figure with panels side by side, at most ``n_columns`` in a row."""
+    n_columns = min(n_panels, n_columns)
     n_rows = -(-n_panels // n_columns)
     figure = Figure(figsize=(5.0 * n_columns, 3.6 * n_rows), layout="constrained")
     axes = figure.subplots(n_rows, n_columns, squeeze=False).flatten()

@@ -2,34 +2,13 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rl_zoo3.callbacks import SaveVecNormalizeCallback
 from stable_baselines3.common.callbacks import EvalCallback
-from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ezv2.common.action_masks import masks_of
+from sb3_ezv2.background_evaluation import MaskedModel
 from sb3_ezv2.common.files import replacing
-
-
-class MaskedModel:
-    """A model whose predictions are for the states that environments are in, and legal there; otherwise the same.
-
-    :param model: that was made for environments with action masks
-    :param env: that it acts in
-    """
-
-    def __init__(self, model: Any, env: VecEnv) -> None:
-        self._model, self._env = model, env
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-    def predict(self, observation: Any, *args: Any, **kwargs: Any) -> Any:
-        """As ``model.predict``."""
-        masks = masks_of(self._env, self._model.policy.action_kind)
-        return self._model.predict(observation, *args, action_masks=masks, **kwargs)
 
 
 class Evaluation(EvalCallback):

@@ -90,6 +90,7 @@ class Experiment(ExperimentManager):
         if origin.model is not None:
             check_model_file(origin.model)
         self.before, args = read_run(origin.run / str(self.env_name))
+        self.planned_before = args.get("n_timesteps", -1)  # by -n; else the entry's number is the plan
         if not self.env_kwargs and args.get("env_kwargs"):
             self.env_kwargs = self.args.env_kwargs = dict(args["env_kwargs"])
             self.eval_env_kwargs = self.eval_env_kwargs or self.env_kwargs
@@ -284,7 +285,8 @@ class Experiment(ExperimentManager):
                 print(f"{model._updates_due} updates for them come first")
         elif len(model.replay_buffer) == 0:
             print("There is neither a replay_buffer.pkl nor a journal beside the model: the replay buffer starts empty")
-        planned = self.n_timesteps if origin.model is None else model._total_timesteps
+        of_the_journal = self.planned_before if self.planned_before > 0 else self.n_timesteps
+        planned = of_the_journal if origin.model is None else model._total_timesteps
         if self.asked_timesteps <= 0 and planned > model.num_timesteps:
             self.n_timesteps = planned - model.num_timesteps
         self.first_step = model.num_timesteps

@@ -10,7 +10,7 @@ from huggingface_sb3 import EnvironmentName
 from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ezv2.checkpoints import MANIFEST, MODEL, checkpoints_in, read_manifest
+from sb3_ezv2.checkpoint_files import MANIFEST, MODEL, checkpoints_in, read_manifest
 from sb3_ezv2.common.array_files import DamagedFileError
 from sb3_ezv2.ezv2 import EfficientZeroV2
 

@@ -1,17 +1,21 @@
 """What several processes need to tune together: trials of killed workers are tried again."""
 
+import inspect
 import json
 import os
 import socket
+import warnings
 from pathlib import Path
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalFileSymlinkLock
 from optuna.trial import TrialState
 
 from sb3_ezv2.common.processes import is_alive
 
+HEARTBEAT_SECONDS = 20
+"""Between two signs of life that a worker leaves in a database."""
 WORKER = "worker"
 """Name under which a trial stores who runs it."""
 
@@ -25,7 +29,7 @@ def open_storage(storage: str) -> BaseStorage:
     """
     if not storage.endswith(".log"):
         try:
-            return optuna.storages.get_storage(storage)
+            return optuna.storages.get_storage(_database(storage))
         except Exception as error:  # of the database's library
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise ValueError(f"--storage {storage} cannot be opened: {reason}") from error
@@ -40,6 +44,32 @@ def open_storage(storage: str) -> BaseStorage:
         finally:
             lock.release()
     return JournalStorage(JournalFileBackend(storage, lock_obj=lock))
+
+
+def _database(address: str) -> RDBStorage | str:
+    """A database in which workers give signs of life; what is no database as it is.
+
+    So trials come back whose worker was on another machine: when the next trial starts after three intervals.
+    """
+    if "://" not in address or address.startswith(("redis", "grpc")):
+        return address
+    names = inspect.signature(RDBStorage.__init__).parameters  # another name since Optuna 5
+    callback = (
+        "heartbeat_stale_trial_callback" if "heartbeat_stale_trial_callback" in names else "failed_trial_callback"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return RDBStorage(
+            address,
+            heartbeat_interval=HEARTBEAT_SECONDS,
+            grace_period=3 * HEARTBEAT_SECONDS,
+            **{callback: queue_again},
+        )
+
+
+def queue_again(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+    """Queue the parameters of a trial that was left behind for the next free worker."""
+    study.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number})
 
 
 def check_journal(path: Path) -> None:
@@ -109,6 +139,6 @@ def rescue_trials(study: optuna.Study) -> list[int]:
                 study.tell(trial.number, state=TrialState.FAIL)
             except (ValueError, RuntimeError):
                 continue  # another worker was faster
-            study.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number})
+            queue_again(study, trial)
             rescued.append(trial.number)
     return rescued

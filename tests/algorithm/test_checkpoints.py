@@ -16,7 +16,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
 
 from sb3_ezv2 import EfficientZeroV2, ResumableCheckpointCallback
-from sb3_ezv2.checkpoints import checkpoints_in, find_checkpoint, read_manifest
+from sb3_ezv2.checkpoint_files import checkpoints_in, find_checkpoint, read_manifest
 from sb3_ezv2.common import files
 from tests.helpers.envs import RandomEnv
 from tests.helpers.tiny import CONTINUOUS, TINY_NETWORK, assert_same_parameters, tiny_model
@@ -175,7 +175,7 @@ def test_parts_of_different_checkpoints_are_refused(checkpoint, tmp_path):
 
 
 def test_a_later_format_and_a_folder_without_one_are_refused(checkpoint, tmp_path):
-    from sb3_ezv2.checkpoints import _digest_of
+    from sb3_ezv2.checkpoint_files import _digest_of
 
     later = shutil.copytree(find_checkpoint(checkpoint), tmp_path / "later")
     content = read_manifest(later) | {"format_version": 99}

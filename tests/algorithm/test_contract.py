@@ -40,7 +40,7 @@ OLD = Path(__file__).parents[1] / "release_0_1"
 IMAGE = spaces.Box(0, 255, (32, 32, 1), np.uint8)
 TINY_IMAGES = {
     **{"stem_channels": 2, "latent_channels": 2, "action_channels": 2, "head_channels": 1, "projection_dim": 4},
-    **{"prediction_dim": 4, "hidden_dim": 4},
+    **{"net_size": "paper", "prediction_dim": 4, "hidden_dim": 4},
 }
 
 

@@ -7,7 +7,7 @@ import pytest
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
-from tests.helpers.envs import Aim, Corridor
+from tests.helpers.envs import Aim, Corridor, RandomEnv
 from tests.helpers.tiny import tiny_model
 
 SETTINGS = {
@@ -38,3 +38,14 @@ def test_a_continuous_action_is_aimed():
     model = tiny_model(Aim(), **{**SETTINGS, "n_candidates": 8}).learn(450)
     mean, _ = evaluate_policy(model, Monitor(Aim()), n_eval_episodes=40)
     assert mean > -1.4
+
+
+def test_a_refresh_waits_until_every_stored_state_was_drawn_four_times():
+    targets = tiny_model(RandomEnv(), target_update_interval=None).arguments.targets
+    per_update = 64 * (targets.unroll_steps + 1)
+    assert targets.updates_until_refresh(0, 64) == targets.updates_until_refresh(4_000, 64) == 50
+    for n_stored in (50_000, 100_000):
+        updates = targets.updates_until_refresh(n_stored, 64)
+        assert updates * per_update <= 4 * n_stored < (updates + 1) * per_update
+    fixed = tiny_model(RandomEnv(), target_update_interval=7).arguments.targets
+    assert fixed.updates_until_refresh(100_000, 64) == 7

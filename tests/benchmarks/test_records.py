@@ -21,7 +21,9 @@ def test_a_result_that_no_page_shows_is_noticed(tmp_path):
     (tmp_path / "learning" / "A").mkdir(parents=True)
     for seed in range(2):
         (tmp_path / "learning" / "A" / f"seed-{seed}.json").write_text(json.dumps(record))
-    assert "| [learning/A](learning/A), 2 files | README.md | `python -m x` | 0123456 |" in index.index(tmp_path)
+    assert "| [learning/A](learning/A), 2 files | docs/benchmarks.md | `python -m x` | 0123456 |" in index.index(
+        tmp_path
+    )
     (tmp_path / "forgotten.json").write_text(json.dumps(record))
     with pytest.raises(ValueError, match=r"forgotten.json is shown by no page"):
         index.index(tmp_path)

@@ -26,6 +26,7 @@ TINY = {
     "batch_size": 8,
     "n_simulations": 4,
     "policy_kwargs": {
+        "net_size": "paper",
         "stem_channels": 4,
         "latent_channels": 4,
         "head_channels": 4,

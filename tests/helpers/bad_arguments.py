@@ -82,9 +82,9 @@ LEGAL: dict[str, Legal] = {
     "td_steps": whole(1, 10_000, none=True),
     "td_phase": whole(0),
     "td_fresh": whole(0),
+    "target_update_interval": whole(1, none=True),
     "value_target": only("mixed", "search", "multi_step"),
     "search_value": only("improved", "mean", "policy"),
-    "target_update_interval": whole(1),
     "priority_beta": real(0.0, 10.0),
     "reward_coef": real(0.0, 1e6),
     "value_coef": real(0.0, 1e6),
@@ -114,6 +114,7 @@ LEGAL_IN_POLICY: dict[str, Legal] = {
     "optimizer_kwargs": only(None, {}),
     "n_blocks": whole(1, 1_000),
     "prefix_horizon": whole(1, 1_000),
+    "net_size": only(),
     **dict.fromkeys(("value_prefix", "augment", "transformed_support"), switch),
     # The networks of the tests have a hidden_dim, whose place net_arch would take.
     **{"net_arch": only(None), "activation_fn": only()},
@@ -124,9 +125,15 @@ LEGAL_IN_POLICY: dict[str, Legal] = {
 SIZE, SIZE_OR_DEFAULT = whole(1, 2**16), whole(1, 2**16, none=True)
 SMALL: dict[str, Any] = {"learning_starts": 30, "batch_size": 8, "n_policy_candidates": 1, "device": "cpu"}
 SMALL_IMAGE_NETWORK = {
+    "net_size": "paper",
     **{"stem_channels": 2, "latent_channels": 2, "action_channels": 2, "head_channels": 1, "projection_dim": 4},
     **{"prediction_dim": 4, "hidden_dim": 4},
 }
+
+
+SIZES_OF_IMAGES = {*SMALL_IMAGE_NETWORK, "channels", "latent_dim", "n_blocks"} - {"net_size"}
+OF_SMALL = SIZES_OF_IMAGES - SMALL_IMAGE_NETWORK.keys()
+"""Sizes that the paper's network does not have."""
 
 
 class Trial(NamedTuple):
@@ -145,7 +152,8 @@ def vector_model(**arguments: Any) -> EfficientZeroV2:
 
 def image_model(**network: Any) -> EfficientZeroV2:
     env = RandomEnv(spaces.Box(0, 255, (1, 32, 32), np.uint8))
-    return EfficientZeroV2("CnnPolicy", env, policy_kwargs={**SMALL_IMAGE_NETWORK, **network}, **SMALL)
+    sizes = {"latent_dim": 4, "hidden_dim": 4} if OF_SMALL & network.keys() else SMALL_IMAGE_NETWORK
+    return EfficientZeroV2("CnnPolicy", env, policy_kwargs={**sizes, **network}, **SMALL)
 
 
 def trials() -> Iterator[Trial]:
@@ -163,8 +171,9 @@ def trials() -> Iterator[Trial]:
             yield Trial(f"replay_buffer_kwargs.{name}", value, legal(value), build)
         for policy in (EZV2Policy, CnnPolicy):
             for name in sorted(policy_arguments(policy) - searching):
-                size = SIZE_OR_DEFAULT if policy is CnnPolicy and name == "hidden_dim" else SIZE
-                legal = LEGAL_IN_POLICY.get(name, size)
+                legal = LEGAL_IN_POLICY.get(name, SIZE)
+                if policy is CnnPolicy and name in SIZES_OF_IMAGES:
+                    legal = SIZE_OR_DEFAULT if name != "n_blocks" else whole(1, 1_000, none=True)
                 if policy is EZV2Policy:
                     build = lambda n=name, v=value: vector_model(policy_kwargs={**TINY_NETWORK, n: v})  # noqa: E731
                 else:

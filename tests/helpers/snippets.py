@@ -10,7 +10,10 @@ from typing import Any, NamedTuple
 from sb3_ezv2 import EfficientZeroV2
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / "README.md", ROOT / "CHANGELOG.md"),
+    *sorted(page for page in (ROOT / "docs").rglob("*.md") if "_build" not in page.parts),
+]
 N_STEPS = 60
 SMALL: dict[str, Any] = {"learning_starts": 40, "n_simulations": 4, "batch_size": 8}
 """Settings that a documented model gets where its code does not say otherwise."""

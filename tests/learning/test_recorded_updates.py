@@ -8,6 +8,7 @@ import pytest
 import torch as th
 
 from sb3_ezv2 import EfficientZeroV2
+from sb3_ezv2.common.ranks import ALONE, Ranks
 from sb3_ezv2.common.recording import Recorder
 from sb3_ezv2.learning.losses import TensorBatch
 from sb3_ezv2.learning.updates import WARM_UPS, RecordedUpdate, Updater, find_gradient, update
@@ -55,6 +56,27 @@ def test_optimisers_that_cannot_be_recorded_step_afterwards():
 
     model = run(True)
     assert not model.updater.recorded.steps_too
+    assert_same_parameters(model, run(False))
+
+
+def test_among_several_ranks_the_recorded_part_ends_with_the_own_gradient():
+    """What the ranks do together, and what follows, is not recorded; with equal ranks it is the update of one."""
+
+    class Twin(Ranks):
+        size, n_averaged = 2, 0
+
+        def average_gradients(self, parameters):
+            self.n_averaged += 1
+
+    def run(record: bool) -> EfficientZeroV2:
+        model = recording_model(record)
+        model.updater.ranks = twin if record else ALONE
+        return model.learn(60)
+
+    twin = Twin()
+    model = run(True)
+    assert isinstance(model.updater.recorded, RecordedUpdate) and not model.updater.recorded.steps_too
+    assert twin.n_averaged == model._n_updates
     assert_same_parameters(model, run(False))
 
 

@@ -30,6 +30,7 @@ from tests.helpers.tiny import (
 )
 
 TINY_IMAGE_NETWORK = {
+    "net_size": "paper",
     "stem_channels": 4,
     "latent_channels": 6,
     "action_channels": 3,
@@ -105,12 +106,12 @@ def test_shapes(shape, latent, action_space):
 
 
 def test_sizes_of_the_paper():
-    discrete = CnnPolicy(image_space(12, 96, 96), DISCRETE, lambda _: 1e-3).model
+    discrete = CnnPolicy(image_space(12, 96, 96), DISCRETE, lambda _: 1e-3, net_size="paper").model
     assert discrete.represent({"observation": samples(image_space(12, 96, 96), 1)}).shape == (1, 64, 6, 6)
     assert discrete.heads.outputs[VALUE].in_features == 32
     assert [layer.out_features for layer in discrete.projection if isinstance(layer, th.nn.Linear)] == [1024] * 3
     assert [layer.out_features for layer in discrete.prediction if isinstance(layer, th.nn.Linear)] == [256, 1024]
-    continuous = CnnPolicy(image_space(3, 32, 32), CONTINUOUS, lambda _: 1e-3).model
+    continuous = CnnPolicy(image_space(3, 32, 32), CONTINUOUS, lambda _: 1e-3, net_size="paper").model
     assert continuous.heads.outputs[VALUE].in_features == 64
 
 
@@ -340,9 +341,12 @@ def test_augmentation_knows_where_the_channels_are():
         (spaces.Box(0, 200, (32, 32, 3), np.uint8), "bounds 0 and 255"),
         (spaces.Box(0, 255, (32, 32), np.uint8), "ReshapeObservation"),
         (spaces.Discrete(4), "CnnPolicy"),
-        (image_space(31, 32, 3), "31 x 32 pixels; CnnPolicy takes 32 to 128.*ResizeObservation"),
+        (image_space(31, 32, 3), "31 x 32 pixels; CnnPolicy with net_size='paper' takes 32 to 128.*ResizeObservation"),
         (image_space(3, 40, 129), "40 x 129 pixels"),
-        (image_space(32, 32, 13), "13 channels; CnnPolicy takes at most 12.*GrayscaleObservation"),
+        (
+            image_space(32, 32, 13),
+            "13 channels; CnnPolicy with net_size='paper' takes at most 12.*Grayscale",
+        ),
     ],
 )
 def test_observation_spaces_that_are_refused(space, said):
@@ -350,15 +354,15 @@ def test_observation_spaces_that_are_refused(space, said):
         tiny_image_model(RandomEnv(space))
 
 
-@pytest.mark.parametrize("name", TINY_IMAGE_NETWORK)
+@pytest.mark.parametrize("name", TINY_IMAGE_NETWORK.keys() - {"net_size"})
 def test_sizes_must_be_positive(name):
     with pytest.raises(ValueError, match=f"{name}=0 must be an integer between 1"):
         tiny_policy(image_space(1, 32, 32), **{name: 0})
 
 
 def test_arguments_of_the_vector_policy_are_refused():
-    with pytest.raises(ValueError, match="'latent_dim' is not among CnnPolicy's arguments"):
-        tiny_policy(image_space(1, 32, 32), latent_dim=8)
+    with pytest.raises(ValueError, match="'features_extractor_class' is not among CnnPolicy's arguments"):
+        tiny_policy(image_space(1, 32, 32), features_extractor_class=None)
 
 
 def test_another_image_size_on_load(tmp_path):
@@ -370,8 +374,7 @@ def test_another_image_size_on_load(tmp_path):
 def test_the_arguments_of_the_policies_are_known():
     common = {"gamma", "n_simulations", "optimizer_class", "optimizer_kwargs", "value_prefix"}
     images, vectors = policy_arguments(CnnPolicy), policy_arguments(EZV2Policy)
-    assert images - vectors == TINY_IMAGE_NETWORK.keys() - {"hidden_dim", "projection_dim"} | {"augment"}
-    extractor = {"features_extractor_class", "features_extractor_kwargs"}
-    assert vectors - images == {"latent_dim", "n_blocks"} | extractor
+    assert images - vectors == TINY_IMAGE_NETWORK.keys() - {"hidden_dim", "projection_dim"} | {"augment", "channels"}
+    assert vectors - images == {"features_extractor_class", "features_extractor_kwargs"}
     assert common <= images & vectors
     assert not {"kwargs", "network_kwargs", "args"} & (images | vectors)

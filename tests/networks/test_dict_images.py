@@ -10,7 +10,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 
-from sb3_ezv2 import CnnPolicy, EfficientZeroV2, EZV2Policy
+from sb3_ezv2 import CnnPolicy, EfficientZeroV2, MultiInputPolicy
 from sb3_ezv2.networks.model import REWARD
 from tests.helpers.envs import RandomEnv
 from tests.helpers.tiny import (
@@ -114,22 +114,31 @@ def test_only_images_are_augmented():
     assert all(th.equal(tensors[key], before[key]) for key in tensors)
 
 
-def test_small_images_are_flattened():
-    model = model_for(dict_space(grid=image(7, 7, 3), speed=spaces.Box(-1.0, 1.0, (2,))), policy_kwargs=None)
-    assert isinstance(model.policy, EZV2Policy)
-    assert len(model.policy.model.observation_mean) == 7 * 7 * 3 + 2
+@pytest.mark.parametrize("side, kwargs", [(4, None), (31, {"net_size": "paper"})])
+def test_images_that_are_too_small_are_flattened(side, kwargs):
+    space = dict_space(grid=image(side, side, 3), speed=spaces.Box(-1.0, 1.0, (2,)), eye=image(36, 32, 3))
+    model = model_for(space, policy_kwargs=kwargs)
+    assert set(model.policy.model.images) == {"eye"}
+    assert len(model.policy.model.observation_mean) == side * side * 3 + 2
+
+
+def test_a_dictionary_without_images_for_the_network_takes_no_sizes_of_it():
+    space = dict_space(grid=image(4, 4, 3), speed=spaces.Box(-1.0, 1.0, (2,)))
+    assert type(model_for(space, policy_kwargs=None).policy) is MultiInputPolicy
+    with pytest.raises(ValueError, match="'net_size' is not among MultiInputPolicy's policy_kwargs"):
+        model_for(space, policy_kwargs={"net_size": "paper"})
 
 
 def test_arguments_of_the_network_for_vectors_are_refused_where_there_are_images():
-    with pytest.raises(ValueError, match="'latent_dim' is not among CnnPolicy's policy_kwargs; the nearest name is"):
-        model_for(MIXED, policy_kwargs={"latent_dim": 8})
+    with pytest.raises(ValueError, match="'normalize_image' is not among CnnPolicy's policy_kwargs; the nearest name"):
+        model_for(MIXED, policy_kwargs={"normalize_image": True})
 
 
 def test_images_of_different_sizes_are_refused():
     with pytest.raises(ValueError, match=r"different sizes.*'camera': \(36, 32\).*'wrist': \(40, 32\).*resize"):
         model_for(dict_space(camera=image(36, 32, 3), wrist=image(40, 32, 3)))
-    with pytest.raises(ValueError, match="no image of at least 32 pixels.*MultiInputPolicy"):
-        CnnPolicy(dict_space(grid=image(7, 7, 3)), DISCRETE, lambda _: 1e-3)
+    with pytest.raises(ValueError, match="no image of at least 32 pixels.*net_size='paper'.*MultiInputPolicy"):
+        CnnPolicy(dict_space(grid=image(7, 7, 3)), DISCRETE, lambda _: 1e-3, net_size="paper")
 
 
 def test_what_needs_picture_and_vector_is_learnt():

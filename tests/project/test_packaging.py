@@ -12,7 +12,7 @@ import pytest
 
 from tests.helpers.environments import ROOT, build, call, copy_sources
 
-COMMANDS = ("train", "enjoy", "record-video", "plot", "push-to-hub", "load-from-hub")
+COMMANDS = ("train", "estimate", "enjoy", "record-video", "plot", "push-to-hub", "load-from-hub")
 PIP = ["-m", "pip", "--disable-pip-version-check", "--quiet"]
 SETTINGS = ["learning_starts:40", "n_simulations:4", "batch_size:8"]
 REPOSITORY = "https://example.org/us/sb3_ezv2"

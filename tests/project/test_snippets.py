@@ -28,6 +28,7 @@ def small(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(EfficientZeroV2, "learn", with_small_budgets(EfficientZeroV2.learn))
     monkeypatch.setattr(EfficientZeroV2, "learn_offline", with_small_budgets(EfficientZeroV2.learn_offline))
     monkeypatch.setattr(EfficientZeroV2, "__init__", with_small_searches(EfficientZeroV2.__init__))
+    monkeypatch.setattr("sb3_ezv2.run_time.SECONDS", 0.0)
     monkeypatch.setenv("MPLBACKEND", "Agg")
     monkeypatch.chdir(tmp_path)
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from sb3_ezv2 import EfficientZeroV2, command_line
-from sb3_ezv2.checkpoints import checkpoints_in
+from sb3_ezv2.checkpoint_files import checkpoints_in
 from sb3_ezv2.common import user_errors
 from sb3_ezv2.zoo.settings import check_names, choose_file, hyperparameter_file
 from tests.helpers.tiny import TINY_NETWORK

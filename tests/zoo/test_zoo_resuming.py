@@ -12,7 +12,7 @@ import torch as th
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_ezv2 import EfficientZeroV2, command_line
-from sb3_ezv2.checkpoints import checkpoints_in
+from sb3_ezv2.checkpoint_files import checkpoints_in
 from sb3_ezv2.zoo.progress import ReturnProgressBar
 from sb3_ezv2.zoo.resuming import CHECKPOINTS, JOURNAL, Origin, find_origin, missed_updates
 from tests.helpers.tiny import tiny_model
@@ -105,6 +105,14 @@ def test_a_run_that_left_nothing_but_its_journal(capsys):
     assert len(model.replay_buffer) == model.num_timesteps == 100
     assert model._n_updates == 4 * 60
     assert find_origin(str(RESUMED), "CartPole-v1").run == RESUMED
+
+
+def test_a_journal_alone_goes_on_to_the_steps_that_were_asked_for(capsys):
+    assert ended(fail, "-n", "90") == 1
+    shutil.rmtree(RUN / CHECKPOINTS)
+    (RUN / "CartPole-v1.zip").unlink()
+    resume(RUN)
+    assert "Going on from step 60 to step 90" in capsys.readouterr().out
 
 
 def test_a_resumed_run_can_be_resumed_from_its_first_step_on(capsys):

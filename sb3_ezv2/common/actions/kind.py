@@ -5,6 +5,7 @@ searched and predicted from. :meth:`ActionKind.to_env` gives the environment's.
 """
 
 from abc import ABC, abstractmethod
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -134,8 +135,12 @@ class ActionKind(ABC):
         n = len(drawn)
         if self.sampled:
             return drawn.reshape(n, self.n_candidates, *self.shape).astype(self.dtype, copy=False)
-        every = self.numbered(th.arange(self.n_candidates)).numpy().astype(self.dtype, copy=False)
-        return np.broadcast_to(every, (n, *every.shape))
+        return np.broadcast_to(self._every_action, (n, *self._every_action.shape))
+
+    @cached_property
+    def _every_action(self) -> np.ndarray:
+        """All actions in order ``[n_candidates, *shape]``, where none is sampled."""
+        return self.numbered(th.arange(self.n_candidates)).numpy().astype(self.dtype, copy=False)
 
     # -- tensors ---------------------------------------------------------------------------------------------------
 
