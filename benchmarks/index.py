@@ -32,6 +32,7 @@ PAGES = {
     "compare": "docs/performance.md",
     "journal_kills": "docs/journal.md",
     "old_data": "docs/old_data.md",
+    "image": "docs/images.md",
     "exported": "docs/export.md",
     "ranks": "docs/many_cores.md",
     "reliability/sweeps": "docs/many_cores.md",

@@ -39,13 +39,13 @@ PAPER: dict[str, dict[str, Any]] = {
         **EVERYWHERE,
         **CONTINUOUS,
         "learning_rate": WarmUp(0.2, begin=0.02, end=0.03),
-        "policy_kwargs": SGD,
+        "policy_kwargs": {**SGD, "net_size": "paper"},
     },
     "atari": {
         **EVERYWHERE,
         "learning_rate": WarmUp(0.2, begin=0.02, end=0.03),
         "value_coef": 0.25,
-        "policy_kwargs": {**SGD, "value_prefix": True},
+        "policy_kwargs": {**SGD, "net_size": "paper", "value_prefix": True},
     },
 }  # fmt: skip
 

@@ -174,7 +174,8 @@ def _update(model: EfficientZeroV2) -> tuple[float, float, float]:
 
     first, _ = update(True)
     update(True)
-    cold, warm = [], []
+    cold: list[tuple[float, float]] = []
+    warm: list[tuple[float, float]] = []
     while len(cold) < LEAST_REPEATS or (
         sum(seconds for seconds, _ in cold + warm) < SECONDS and len(cold) < MOST_REPEATS
     ):

@@ -11,7 +11,7 @@ search over ``Discrete`` spaces of growing size, with all actions and with sampl
 - ``code``: ``MultiDiscrete([6, 6, 6, 6])``, the reward is the share of digits that match the code that is observed,
   another one at every step; 10 steps. The best return is 10.
 - ``thrust``: ``MultiDiscrete([3, 3])``, thrust of a point mass in the plane from a random place to the middle; the
-  reward is ``exp(-4 * distance)``; 40 steps. The best return is about 28 (see ``THRUST_BEST``).
+  reward is ``exp(-4 * distance)``; 40 steps. The best return is not known.
 """
 
 import argparse

@@ -11,6 +11,7 @@ largest resident set of all of them less that before saving, *fsync* the time th
 import argparse
 import os
 import pickle
+import shutil
 import statistics
 import tempfile
 import time
@@ -90,6 +91,12 @@ def as_release_0_1(model: EfficientZeroV2, path: Path) -> None:
     as_pickle(model.replay_buffer, path)
 
 
+def as_checkpoint(model: EfficientZeroV2, folder: Path) -> None:
+    """A whole checkpoint, the only one in its folder, as the other files are new ones."""
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_checkpoint(folder)
+
+
 @contextmanager
 def synced(path: Path) -> Iterator[BinaryIO]:
     """A new file that is on the disk in the end."""
@@ -132,7 +139,7 @@ def main() -> None:
             "pickle": lambda: as_pickle(buffer, path),
             "arrays": lambda: as_arrays(buffer, path),
             "model and pickle": lambda: as_release_0_1(model, path),
-            "checkpoint": lambda: model.save_checkpoint(Path(folder) / "checkpoints", keep=1),
+            "checkpoint": lambda: as_checkpoint(model, Path(folder) / "checkpoints"),
         }
         found: dict[str, list[list[float]]] = {name: [] for name in ways}
         for _ in range(arguments.repeats):

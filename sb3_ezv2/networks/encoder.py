@@ -34,8 +34,8 @@ def n_halvings(height: int, width: int) -> int:
 def channels_of(halvings: int, channels: int) -> list[int]:
     """Channels of every convolution.
 
-    An image that is not halved has one convolution too, and one that is halved once at most half the channels: its cells
-    see little, and there are as many of them as of a large image in the end.
+    An image that is not halved has one convolution too, and one that is halved once at most has half the channels: its
+    cells see little, and there are as many of them as of a large image in the end.
 
     :param halvings: of the image
     :param channels: of the last convolution of larger images

@@ -32,12 +32,13 @@ from sb3_ezv2.zoo.hub import (
     own_card,
     save_for_the_hub,
 )
+from sb3_ezv2.zoo.masked_playing import masks_while_playing
 from sb3_ezv2.zoo.options import checked_options
 from sb3_ezv2.zoo.plan_videos import plans_beside_frames
 from sb3_ezv2.zoo.replacing import replaced
 from sb3_ezv2.zoo.settings_files import SettingsLoader, saved_hyperparams
 from sb3_ezv2.zoo.stopping import Stopper
-from sb3_ezv2.zoo.stored_models import checked_model_path, create_env_as_trained, evaluation_wrapper_class
+from sb3_ezv2.zoo.stored_models import checked_model_path, evaluation_wrapper_class
 
 AS_TRAINED = ["--algo", ALGO, "-f", "logs", "--deterministic"]
 """Defaults of what shows a trained model; the zoo plays Atari at random, which ``--stochastic`` brings back."""
@@ -147,7 +148,6 @@ def run_script(name: str, arguments: list[str]) -> None:
         replaced(rl_zoo3.utils, "get_saved_hyperparams", saved_hyperparams),
         replaced(rl_zoo3.utils, "get_model_path", checked_model_path),
         replaced(rl_zoo3.utils, "get_wrapper_class", evaluation_wrapper_class),
-        replaced(rl_zoo3, "create_test_env", create_env_as_trained),
-        replaced(rl_zoo3.utils, "create_test_env", create_env_as_trained),
+        masks_while_playing(),
     ):
         runpy.run_module(f"rl_zoo3.{name}", run_name="__main__")

@@ -76,6 +76,13 @@ def test_frames_are_rgb_of_96_pixels():
     assert (observation[..., 0] != observation[..., 2]).any()
 
 
+def test_frames_for_a_cpu_are_grey_of_64_pixels():
+    env = atari.make_small_atari("Pong")
+    observation, _ = env.reset(seed=0)
+    assert env.observation_space == spaces.Box(0, 255, (64, 64, 1), np.uint8)
+    assert env.observation_space.contains(observation) and len(np.unique(observation)) > 2
+
+
 def test_a_decision_is_four_frames_and_shows_the_maximum_of_the_last_two():
     """Checked against the emulator's own frames."""
     import cv2

@@ -135,7 +135,7 @@ def test_arguments_of_the_network_for_vectors_are_refused_where_there_are_images
 
 
 def test_images_of_different_sizes_are_refused():
-    with pytest.raises(ValueError, match=r"different sizes.*'camera': \(36, 32\).*'wrist': \(40, 32\).*resize"):
+    with pytest.raises(ValueError, match=r"different sizes.*'camera': \(36, 32\).*'wrist': \(40, 32\).*Resize"):
         model_for(dict_space(camera=image(36, 32, 3), wrist=image(40, 32, 3)))
     with pytest.raises(ValueError, match="no image of at least 32 pixels.*net_size='paper'.*MultiInputPolicy"):
         CnnPolicy(dict_space(grid=image(7, 7, 3)), DISCRETE, lambda _: 1e-3, net_size="paper")

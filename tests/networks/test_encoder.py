@@ -64,7 +64,7 @@ def test_small_images_are_not_augmented():
     )
 
 
-@pytest.mark.parametrize("shape", [(5, 5, 1), (4, 10, 10), (7, 7, 3), (36, 36, 3), (84, 84, 4), (6, 128, 1)])
+@pytest.mark.parametrize("shape", [(5, 5, 1), (4, 10, 10), (7, 7, 3), (36, 36, 3), (84, 84, 4), (6, 20, 1)])
 def test_features_are_as_many_as_the_encoder_says(shape):
     policy = CnnPolicy(image(*shape), DISCRETE, lambda _: 1e-3)
     images = th.randint(0, 256, (2, *shape), dtype=th.uint8)
@@ -132,9 +132,9 @@ def test_the_compiled_search_is_the_search_in_torch(space, action_space):
             for plan in (plan_fused, plan_in_torch)
         )
     np.testing.assert_allclose(drawn, expected, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(ours.root_values, theirs.root_values, rtol=1e-3, atol=1e-4)
     same = (ours.visit_counts == theirs.visit_counts).all(axis=1)
     assert same.mean() >= 0.9
+    np.testing.assert_allclose(ours.root_values[same], theirs.root_values[same], rtol=1e-3, atol=1e-4)
 
 
 def test_every_part_of_a_dictionary_has_the_same_weight_at_first():

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from stable_baselines3.common.preprocessing import is_image_space
 
 from benchmarks.learning.pixel_tasks import (
     BEST_RETURN,
@@ -12,6 +13,7 @@ from benchmarks.learning.pixel_tasks import (
     SMALL_IMAGE_NETWORK,
     Catch,
     CatchContinuous,
+    CatchDict,
 )
 from benchmarks.learning.tasks import TASKS, policy_for
 from sb3_ezv2 import CnnPolicy, EfficientZeroV2
@@ -71,10 +73,32 @@ def test_the_paddle_of_continuous_catch_moves_by_pixels():
     assert middle[1] == middle[0] + 1
 
 
-@pytest.mark.parametrize("name", ["catch", "catch-continuous"])
-def test_catch_is_a_task(name):
+def test_where_the_paddle_is_comes_as_a_number():
+    env = CatchDict()
+    observation, _ = env.reset(seed=0)
+    assert env.observation_space.contains(observation)
+    assert set(np.unique(observation["image"])) == {0, 50, 255}  # no paddle
+    places = [float(env.step(1)[0]["paddle"][0]) for _ in range(3)]
+    assert places == sorted(places, reverse=True) and -1.0 < places[-1] < places[0] < 1.0
+
+
+@pytest.mark.parametrize("name", ["catch", "catch-continuous", "catch-dict"])
+@pytest.mark.parametrize("network, most", [({}, 400_000), (SMALL_IMAGE_NETWORK, 200_000)])
+def test_catch_is_a_task(name, network, most):
     env = TASKS[name].make_env()
     policy = policy_for(env.observation_space)
-    model = EfficientZeroV2(policy, env, seed=0, device="cpu", policy_kwargs=SMALL_IMAGE_NETWORK)
+    model = EfficientZeroV2(policy, env, seed=0, device="cpu", policy_kwargs=network)
     assert isinstance(model.policy, CnnPolicy)
-    assert sum(parameter.numel() for parameter in model.policy.model.parameters()) < 200_000
+    assert sum(parameter.numel() for parameter in model.policy.model.parameters()) < most
+
+
+@pytest.mark.parametrize("name, package", [("MinAtar-Seaquest", "minatar"), ("MiniGrid-DoorKey-5x5", "minigrid")])
+def test_small_games_are_images(name, package):
+    pytest.importorskip(package)
+    env = TASKS[name].make_env()
+    observation, _ = env.reset(seed=0)
+    assert env.observation_space.contains(observation) and observation.any()
+    assert is_image_space(env.observation_space) and policy_for(env.observation_space) == "CnnPolicy"
+    assert observation.shape == ((10, 10, 10) if package == "minatar" else (7, 7, 3))
+    observation, *_ = env.step(env.action_space.sample())
+    assert env.observation_space.contains(observation)
