@@ -65,7 +65,11 @@ def test_a_killed_rank_is_started_again_and_the_run_goes_on(tmp_path):
         victim = rank_process(process.pid, 1)
         if victim is not None:
             os.kill(victim, signal.SIGKILL)
-        process.wait(timeout=150)
+        try:
+            process.wait(timeout=150)
+        finally:
+            process.terminate()  # torchrun ends its ranks
+            process.wait(timeout=60)
     said = (tmp_path / "output.txt").read_text()
     assert process.returncode == 0 and victim is not None, said
     assert read_record(second).parent == read_record(first).id and read_record(second).first_step >= 40
