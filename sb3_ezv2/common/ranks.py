@@ -268,8 +268,8 @@ def _open_store(rank: int, size: int, timeout: float) -> Any:
             "port is in use, give torchrun another --master-port, or --standalone on a single machine"
         ) from error
     # torchrun keeps what the ranks wrote there before they were started again.
-    attempt = os.environ.get(RESTARTS_VARIABLE, "0")
-    return dist.PrefixStore(f"ezv2/{attempt}", found)  # type: ignore[attr-defined]  # the stubs lack it
+    store: Any = dist.PrefixStore  # type: ignore[attr-defined]
+    return store(f"ezv2/{os.environ.get(RESTARTS_VARIABLE, '0')}", found)
 
 
 @lru_cache

@@ -74,7 +74,7 @@ class ImageEncoder(nn.Module):
         self.features_dim = n_inputs * -(-height // 2**halvings) * -(-width // 2**halvings)
         self.layers = nn.Sequential(*layers, nn.Flatten(), nn.BatchNorm1d(self.features_dim))
         # Convolutions of few channels take half as long with the channels side by side, and follow their weights there.
-        self.layers.to(memory_format=th.channels_last)
+        self.layers.to(memory_format=th.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: th.Tensor) -> th.Tensor:
         """``[batch, channels, height, width] -> [batch, features_dim]``."""
@@ -119,7 +119,7 @@ class EncodedImageModel(ImageModel):
         self.register_buffer("feature_std", th.ones(sum(widths)), persistent=False)
         with th.no_grad():
             first = parts.representation.layers[0]
-            for columns in first.weight.split(widths, dim=1):  # type: ignore[operator,union-attr]
+            for columns in first.weight.split(widths, dim=1):  # type: ignore[operator]
                 columns.mul_((sum(widths) / (len(widths) * columns.shape[1])) ** 0.5)
 
     def normalised(self, observations: dict[str, th.Tensor]) -> th.Tensor:

@@ -354,7 +354,7 @@ def test_observation_spaces_that_are_refused(space, said):
         tiny_image_model(RandomEnv(space))
 
 
-@pytest.mark.parametrize("name", TINY_IMAGE_NETWORK.keys() - {"net_size"})
+@pytest.mark.parametrize("name", sorted(TINY_IMAGE_NETWORK.keys() - {"net_size"}))
 def test_sizes_must_be_positive(name):
     with pytest.raises(ValueError, match=f"{name}=0 must be an integer between 1"):
         tiny_policy(image_space(1, 32, 32), **{name: 0})
