@@ -60,7 +60,7 @@ EXTRAS = {
     # mujoco 4 renamed model fields that dm-control reads by their old names; dm-control's own requirement labmaze
     # has no wheel for Python 3.13, so the extra leaves dm-control out there.
     # shimmy's adapter imports Gymnasium's renderer, which imports imageio.
-    "dmc": ["shimmy>=2.0", "dm-control>=1.0.20; python_version < '3.13'", "mujoco>=3.1,<4", "imageio>=2.14.1"],
+    "dmc": ["shimmy>=2.0", "dm-control>=1.0.20; python_version < '3.13'", "mujoco>=3.1,<4", "imageio>=2.28"],
     "mujoco": ["gymnasium[mujoco]>=1.0", "mujoco>=3.1,<4"],
     "offline": ["minari[hdf5]>=0.5"],
     "export": ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"],
@@ -73,7 +73,8 @@ EXTRAS = {
         "tensorboard>=2.15",
         "seaborn>=0.13",
         "requests>=2.31",
-        "moviepy>=1.0",
+        "moviepy>=2.0",
+        "imageio>=2.28",
         "imageio-ffmpeg>=0.5",
         "gymnasium[classic-control]>=1.0",
     ],

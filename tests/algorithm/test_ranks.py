@@ -22,9 +22,19 @@ def torchrun(part: str, folder: Path, *options: str, **variables: str) -> subpro
     """Run a part of the program with two ranks."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
-    return subprocess.run(
-        [*command, str(PROGRAM), part, str(folder)], env=environment, capture_output=True, text=True, timeout=120
+    process = subprocess.Popen(
+        [*command, str(PROGRAM), part, str(folder)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
+    try:
+        output, errors = process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # torchrun then ends its ranks, which would outlive a kill
+        raise AssertionError(process.communicate(timeout=60)) from None
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
 def results(part: str, folder: Path) -> list[dict]:
