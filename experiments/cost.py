@@ -76,22 +76,23 @@ def cost(action_space: spaces.Space, observation_dim: int, n_simulations: int, r
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Costs by size of everything."""
     repeats, some = (2, slice(1)) if options.tiny else (40, slice(None)) if options.quick else (200, slice(None))
+    others = slice(0) if options.tiny else slice(None)
     box = spaces.Box(-1.0, 1.0, (6,), np.float32)
     found = {
         "action dimensions": {
             n: cost(spaces.Box(-1.0, 1.0, (n,), np.float32), 24, 16, repeats) for n in DIMENSIONS[some]
         },
-        "discrete actions": {n: cost(spaces.Discrete(n), 24, 16, repeats) for n in ACTIONS[some]},
-        "simulations": {n: cost(box, 24, n, repeats) for n in SIMULATIONS[some]},
-        "observation size": {n: cost(box, n, 16, repeats) for n in OBSERVATIONS[some]},
+        "discrete actions": {n: cost(spaces.Discrete(n), 24, 16, repeats) for n in ACTIONS[others]},
+        "simulations": {n: cost(box, 24, n, repeats) for n in SIMULATIONS[others]},
+        "observation size": {n: cost(box, n, 16, repeats) for n in OBSERVATIONS[others]},
     }
-    return {"costs": found, "published": PUBLISHED}
+    return {"costs": {name: rows for name, rows in found.items() if rows}, "published": PUBLISHED}
 
 
 def draw(record: dict[str, Any]) -> Figure:
     """FLOPs above, times below."""
     figure = Figure((16, 7))
-    parts = figure.subplots(2, 4)
+    parts = figure.subplots(2, len(record["costs"]), squeeze=False)
     for column, (name, rows) in enumerate(record["costs"].items()):
         x = [float(size) for size in rows]
         above, below = parts[:, column]

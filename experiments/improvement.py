@@ -2,7 +2,8 @@
 
 With a known model: random tables of 40 states with a random policy, and random linear systems with a random linear
 policy. The q of every action is exact. What counts is the share of what can be gained: 0 for an action of the prior, 1
-for the best one. The value network is exact, or errs by a Gaussian of half the spread of the values.
+for the best one; in tables by q of the best policy, too. The value network is exact, or errs by a Gaussian of half the
+spread of the values.
 
 With a learned model: a grid of 5 x 5 cells, where q of the best policy is exact; regret against the best action.
 """
@@ -37,20 +38,26 @@ def table_shares(n_actions: int, error: float, seed: int) -> dict[str, list[floa
     known = prior + error * prior.std() * rng.normal(size=n)
     model = Table(following, rewards, logits, known, 0.95)
     scale = (best - prior).mean()
-    found = {"random": [(q.mean(1) - prior).mean() / scale] * len(SIMULATIONS), "search": []}
+    best_q = exact_q(np.eye(n)[following], rewards, None, 0.95)
+    from_best = best_q - (policy * best_q).sum(1, keepdims=True)
+    found = {"random": [(q.mean(1) - prior).mean() / scale] * len(SIMULATIONS), "search": [], "search, best q": []}
     for n_simulations in SIMULATIONS:
         result, actions, _ = plan(model, np.arange(n), n_simulations, rng)
-        chosen = actions[np.arange(n), result.selected]
-        found["search"].append((q[np.arange(n), chosen] - prior).mean() / scale)
+        chosen = np.arange(n), actions[np.arange(n), result.selected]
+        found["search"].append((q[chosen] - prior).mean() / scale)
+        found["search, best q"].append(from_best[chosen].mean() / from_best.max(1).mean())
     return found
 
 
 def linear_shares(dimensions: int, error: float, seed: int) -> dict[str, list[float]]:
     """The same for actions of several dimensions; random actions are uniform in the range of the flattened policy."""
     rng, n = np.random.default_rng(seed), 40
-    dynamics = 0.95 * np.linalg.qr(rng.normal(size=(dimensions, dimensions)))[0]
+    dynamics = 0.7 * np.linalg.qr(rng.normal(size=(dimensions, dimensions)))[0]
     effects = rng.normal(size=(dimensions, dimensions)) / np.sqrt(dimensions)
-    model = Linear(dynamics, effects, 0.1 * rng.normal(size=(dimensions, dimensions)), std=0.5)
+    gain = 0.1 * rng.normal(size=(dimensions, dimensions)) / np.sqrt(dimensions)
+    while np.abs(np.linalg.eigvals(dynamics - effects @ gain)).max() > 0.9:
+        gain *= 0.5
+    model = Linear(dynamics, effects, gain, std=0.5)
     states = rng.normal(size=(n, dimensions))
     prior_actions = -(states @ model.gain.T)[:, None] + model.std * rng.normal(size=(n, 400, dimensions))
     prior = model.exact_q(states[:, None], prior_actions).mean(1)

@@ -128,6 +128,7 @@ class Linear:
     :param std: of the policy
     :param n_candidates: at the root, a quarter of them from the policy and the others with three times its deviation
     :param discount: of one step
+    :raises ValueError: if the policy lets the states grow faster than the discount falls
     """
 
     def __init__(
@@ -143,6 +144,8 @@ class Linear:
         self.n_candidates, self.discount = n_candidates, discount
         closed, cost = dynamics - effects @ gain, np.eye(len(dynamics)) + 0.1 * gain.T @ gain
         n = len(dynamics)
+        if discount * np.abs(np.linalg.eigvals(closed)).max() ** 2 >= 1.0:
+            raise ValueError(f"gain={gain.tolist()}: the costs of this policy have no finite sum")
         flat = np.linalg.solve(np.eye(n * n) - discount * np.kron(closed.T, closed.T), cost.reshape(-1))
         self.matrix = flat.reshape(n, n)
         noise = std**2 * (0.1 * effects.shape[1] + discount * np.trace(effects.T @ self.matrix @ effects))
