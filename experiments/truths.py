@@ -158,9 +158,11 @@ def target_errors(task: str, errors: Errors, age: int, n_simulations: int, n: in
 
 
 def bound(errors: Errors, depths: np.ndarray) -> float:
-    """The paper's bound (corollary 4.3) as a root mean square, for errors of rewards and values.
+    """A line of the form of the paper's bound (corollary 4.3) as a root mean square, for errors of rewards and values.
 
-    ``4 / N^2`` times the sum over imagined trajectories of ``sum_t gamma^2t e_r^2 + gamma^2H e_v^2``, where the root
+    The constant in front is an assumption: it suits errors that are independent between trajectories.
+
+    It is ``4 / N^2`` times the sum over imagined trajectories of ``sum_t gamma^2t e_r^2 + gamma^2H e_v^2``, where the root
     itself is a trajectory without a step.
     """
     reward = (errors.rewards * (1.0 - DISCOUNT)) ** 2

@@ -131,7 +131,8 @@ def test_the_compiled_search_is_the_search_in_torch(space, action_space):
             plan(network, tensors, noise, True, policy.planner.settings(network))
             for plan in (plan_fused, plan_in_torch)
         )
-    np.testing.assert_allclose(drawn, expected, rtol=1e-4, atol=1e-4)
+    if network.action_kind.sampled:
+        np.testing.assert_allclose(drawn, expected, rtol=1e-4, atol=1e-4)
     same = (ours.visit_counts == theirs.visit_counts).all(axis=1)
     assert same.mean() >= 0.9
     np.testing.assert_allclose(ours.root_values[same], theirs.root_values[same], rtol=1e-3, atol=1e-4)
@@ -147,7 +148,7 @@ def test_every_part_of_a_dictionary_has_the_same_weight_at_first():
 
 def test_a_batch_has_nothing_in_common_in_its_features():
     model = small_model(image(10, 10, 4)).policy.model
-    features = model.vectors({"observation": th.randint(0, 256, (64, 10, 10, 4), dtype=th.uint8)})
+    features = model.vectors({"observation": th.randint(0, 256, (64, 4, 10, 10), dtype=th.uint8)})
     assert features.mean(dim=0).abs().max() < 1e-3
     assert (features.std(dim=0) - 1.0).abs().median() < 0.02
 
@@ -184,7 +185,7 @@ def test_a_model_from_before_has_the_network_of_the_paper(tmp_path):
 def test_a_model_from_before_flattens_images_that_were_too_small(tmp_path):
     space = spaces.Dict({"map": image(7, 7, 2), "speed": spaces.Box(-1.0, 1.0, (2,))})
     sizes = {"latent_dim": 16, "hidden_dim": 16, "projection_dim": 16}
-    model = tiny_model(RandomEnv(space), "MlpPolicy", policy_kwargs=sizes).learn(35)
+    model = tiny_model(RandomEnv(space), EZV2Policy, policy_kwargs=sizes).learn(35)
     model.policy_class = EfficientZeroV2.policy_aliases["MultiInputPolicy"]  # as the user named it then
     model.save(tmp_path / "model")
     without_net_size(tmp_path / "model.zip", tmp_path / "old.zip", ())
