@@ -162,8 +162,8 @@ def bound(errors: Errors, depths: np.ndarray) -> float:
 
     The constant in front is an assumption: it suits errors that are independent between trajectories.
 
-    It is ``4 / N^2`` times the sum over imagined trajectories of ``sum_t gamma^2t e_r^2 + gamma^2H e_v^2``, where the root
-    itself is a trajectory without a step.
+    It is ``4 / N^2`` times the sum over imagined trajectories of ``sum_t gamma^2t e_r^2 + gamma^2H e_v^2``, where the
+    root itself is a trajectory without a step.
     """
     reward = (errors.rewards * (1.0 - DISCOUNT)) ** 2
     along = (1.0 - DISCOUNT ** (2 * depths)) / (1.0 - DISCOUNT**2) * reward + DISCOUNT ** (
