@@ -129,7 +129,7 @@ class TargetArguments(ArgumentGroup):
             return self.target_update_interval
         return max(LEAST_REFRESH, DRAWS_PER_SEARCH * n_stored // (batch_size * (self.unroll_steps + 1)))
 
-    def rule(self, n_updates: int, n_ranks: int) -> MixedValueRule:
+    def rule(self, n_updates: int, n_ranks: int = 1) -> MixedValueRule:
         """T1 and T2 as they stand after ``n_updates`` for one of ``n_ranks`` parts of the data."""
         if self.value_target == "search":
             return MixedValueRule(td_phase=False, fresh=-math.inf)

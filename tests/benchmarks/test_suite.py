@@ -53,7 +53,7 @@ def test_the_table_has_the_papers_tasks_and_no_settings():
 
 
 def test_groups_and_names_choose_tasks():
-    assert list(chosen(["pixels", "CartPole-v1"])) == ["catch", "catch-continuous", "CartPole-v1"]
+    assert list(chosen(["pixels", "CartPole-v1"])) == ["catch", "catch-continuous", "catch-dict", "CartPole-v1"]
     with pytest.raises(ValueError, match="--tasks nothing"):
         chosen(["nothing"])
 
@@ -62,7 +62,7 @@ def test_a_missing_package_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr(suite, "find_spec", lambda module: None)
     listed = suite.list_tasks()
     assert all(name in listed for name in (*TASKS, *GROUPS))
-    assert "minatar: minatar is not installed; pip install minatar" in listed.splitlines()
+    assert "minatar: minatar is not installed; pip install 'sb3_ezv2[benchmarks]'" in listed.splitlines()
     with pytest.raises(SystemExit, match="^suite: minatar: minatar is not installed"):
         suite.main(["run", "--tasks", "MinAtar-Breakout", "--out", "nowhere"])
 

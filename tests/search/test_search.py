@@ -42,7 +42,7 @@ def test_what_every_result_obeys(
     model = StubModel(np.arange(4) + seed, n_candidates, 3, scale)
     gumbel = noise(4, n_candidates, seed)
     result = run(model, gumbel, SearchSettings(n_simulations, n_considered, 0.9))
-    assert [array.dtype for array in result] == [np.int64, np.float32, np.float32, np.int32, np.float32]
+    assert [array.dtype for array in result] == [np.int64, np.float32, np.float32, np.int32, np.float32, np.float32]
     np.testing.assert_array_equal(result.visit_counts.sum(1), n_simulations)
     np.testing.assert_allclose(result.improved_policy.sum(1), 1.0, atol=1e-6)
     assert (result.improved_policy >= 0).all()
@@ -135,7 +135,7 @@ def test_inputs_are_left_alone() -> None:
 def test_no_roots_at_all() -> None:
     """An empty batch gives empty results."""
     result = run(StubModel([], 4, 4), np.zeros((0, 4), np.float32), SearchSettings(8, 4, 0.99))
-    assert [array.shape for array in result] == [(0,), (0, 4), (0,), (0, 4), (0,)]
+    assert [array.shape for array in result] == [(0,), (0, 4), (0,), (0, 4), (0,), (0,)]
 
 
 @pytest.mark.parametrize(
