@@ -149,7 +149,7 @@ def kill_in_a_trial(worker: subprocess.Popen, path: Path) -> optuna.trial.Frozen
         with contextlib.suppress(KeyError, FileNotFoundError):  # not created yet
             running = [trial for trial in open_study(path).trials if trial.state == TrialState.RUNNING]
             theirs = [trial for trial in running if trial.user_attrs.get(tuning.WORKER, "").endswith(f":{worker.pid}")]
-            if len(running) == 2 and len(theirs) == 1 and len(theirs[0].params) == 12:
+            if len(running) == 2 and len(theirs) == 1 and len(theirs[0].params) == 13:
                 worker.kill()
                 worker.communicate(timeout=60)
                 return theirs[0]
