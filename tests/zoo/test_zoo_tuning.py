@@ -4,7 +4,6 @@ import contextlib
 import json
 import math
 import os
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -145,7 +144,6 @@ def kill_in_a_trial(worker: subprocess.Popen, path: Path) -> optuna.trial.Frozen
     deadline = time.time() + 300
     while time.time() < deadline:
         assert worker.poll() is None, worker.communicate()[0]
-        worker.send_signal(signal.SIGSTOP)
         with contextlib.suppress(KeyError, FileNotFoundError):  # not created yet
             running = [trial for trial in open_study(path).trials if trial.state == TrialState.RUNNING]
             theirs = [trial for trial in running if trial.user_attrs.get(tuning.WORKER, "").endswith(f":{worker.pid}")]
@@ -153,7 +151,6 @@ def kill_in_a_trial(worker: subprocess.Popen, path: Path) -> optuna.trial.Frozen
                 worker.kill()
                 worker.communicate(timeout=60)
                 return theirs[0]
-        worker.send_signal(signal.SIGCONT)
         time.sleep(0.1)
     raise AssertionError("the workers never ran two trials at the same time")
 
