@@ -7,11 +7,10 @@ while acting, with Gaussian noise of the flattened size.
 import argparse
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.common import run, verdict
-from experiments.training import bars, mean_return, sweep
+from experiments.common import run
+from experiments.training import against, bars, mean_return, sweep
 
 TASKS = {
     "narrow": ("experiments/Narrow-v0", 600),
@@ -33,13 +32,7 @@ CHOICES: dict[str, dict[str, Any]] = {
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Scores by share and factor of the flattened prior."""
     found = sweep(options, "flattened_prior", TASKS, CHOICES, (3, 5))
-    verdicts = {}
-    for task, runs in found.items():
-        scores = {name: np.array([mean_return(one) for one in ran]) for name, ran in runs.items()}
-        for name in scores:
-            if name != "share 3/4, factor 3":
-                gain = scores["share 3/4, factor 3"] - scores[name]
-                verdicts[f"{task}: the default is better than {name}"] = verdict(gain)
+    verdicts = against(found, "share 3/4, factor 3", "{task}: the default is better than {other}")
     return {"runs": found, "verdicts": verdicts}
 
 

@@ -6,11 +6,10 @@ N of 8 to 64 with all else as by default; then K and m at N = 16. Scores are mea
 import argparse
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.common import run, verdict
-from experiments.training import bars, mean_return, sweep
+from experiments.common import run
+from experiments.training import against, bars, mean_return, sweep
 
 TASKS = {
     "grid": ("experiments/Grid-v0", 500),
@@ -34,13 +33,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     if not options.tiny:
         for task, runs in sweep(options, "simulations", continuous, CANDIDATES, (3, 5)).items():
             found[task] |= runs
-    verdicts = {}
-    for task, runs in found.items():
-        scores = {name: np.array([mean_return(one) for one in ran]) for name, ran in runs.items()}
-        for name in scores:
-            if name != "N=16":
-                verdicts[f"{task}: {name} loses to N=16"] = verdict(scores["N=16"] - scores[name])
-    return {"runs": found, "verdicts": verdicts}
+    return {"runs": found, "verdicts": against(found, "N=16", "{task}: {other} loses to N=16")}
 
 
 def draw(record: dict[str, Any]) -> Figure:

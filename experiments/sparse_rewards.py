@@ -7,12 +7,11 @@ until nine tenths of the best return, and how far the value of the start is from
 import argparse
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.learning.solvable import best_return, best_value
-from experiments.common import run, verdict
-from experiments.training import bars, mean_return, sweep
+from experiments.common import run
+from experiments.training import against, bars, mean_return, sweep
 
 TASKS = {
     "corridor": ("solvable/Corridor-v0", 800),
@@ -32,11 +31,10 @@ GRID_BEST = 0.915
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Returns, steps to solve and errors of values by value target."""
     found = sweep(options, "sparse_rewards", TASKS, CHOICES, (3, 5))
-    verdicts, solved, errors = {}, {}, {}
+    solved, errors = {}, {}
     for task, runs in found.items():
         env_id = TASKS[task][0]
         best = GRID_BEST if task == "grid" else best_return(env_id)
-        scores = {name: np.array([mean_return(one) for one in ran]) for name, ran in runs.items()}
         for name, ran in runs.items():
             enough = [[r >= 0.9 * best for r in one["returns"]] for one in ran]
             solved[f"{task}, {name}"] = [
@@ -45,8 +43,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             if task != "grid":
                 truth = best_value(env_id, 0.99)
                 errors[f"{task}, {name}"] = [one["start_value"] - truth for one in ran]
-            if name != "mixed":
-                verdicts[f"{task}: mixed above {name}"] = verdict(scores["mixed"] - scores[name])
+    verdicts = against(found, "mixed", "{task}: mixed above {other}")
     return {"runs": found, "solved_after": solved, "value_errors": errors, "verdicts": verdicts}
 
 

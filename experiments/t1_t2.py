@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.common import run, verdict
-from experiments.training import mean_return, sweep
+from experiments.training import scores_of, sweep
 
 T1, T2 = (0, 200, 10_000), (0, 200, 1_000)
 TASKS = {"grid": ("experiments/Grid-v0", 600), "thermostat": ("solvable/SparseThermostat-v0", 600)}
@@ -27,7 +27,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     verdicts = {}
     if not options.tiny:
         for task, runs in found.items():
-            scores = {name: np.array([mean_return(one) for one in ran]) for name, ran in runs.items()}
+            scores = scores_of(runs)
             verdicts[f"{task}: rule above search alone"] = verdict(scores[rule] - scores[search])
             verdicts[f"{task}: rule above returns alone"] = verdict(scores[rule] - scores[returns])
             best = max((name for name in scores if name != rule), key=lambda name, s=scores: s[name].mean())
@@ -41,7 +41,7 @@ def draw(record: dict[str, Any]) -> Figure:
     for axes, (task, runs) in zip(
         np.atleast_1d(figure.subplots(1, len(record["runs"]))), record["runs"].items(), strict=True
     ):
-        scores = {name: np.mean([mean_return(one) for one in ran]) for name, ran in runs.items()}
+        scores = {name: found.mean() for name, found in scores_of(runs).items()}
         table = [[scores.get(f"T1={t1} T2={t2}", scores.get(f"T1={t1} T2=0", np.nan)) for t2 in T2] for t1 in T1]
         figure.colorbar(axes.imshow(table, origin="lower"), ax=axes)
         for row, column in np.ndindex(len(T1), len(T2)):

@@ -14,7 +14,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 import benchmarks.learning.solvable  # noqa: F401  # registers its environments
 import experiments.environments  # noqa: F401
 from benchmarks.records import write_record
-from experiments.common import interval, seeds
+from experiments.common import interval, seeds, verdict
 from sb3_ezv2 import EfficientZeroV2
 
 SMALL: dict[str, Any] = {
@@ -101,6 +101,28 @@ def bars(found: dict[str, dict[str, list[Any]]], score: Callable[[Any], float]) 
         axes.set(title=task)
     figure.tight_layout()
     return figure
+
+
+def scores_of(runs: dict[str, list[Any]]) -> dict[str, np.ndarray]:
+    """Mean returns of one task's runs ``[n_seeds]``, by choice."""
+    return {choice: np.array([mean_return(one) for one in ran]) for choice, ran in runs.items()}
+
+
+def against(found: dict[str, dict[str, list[Any]]], reference: str, claim: str) -> dict[str, str]:
+    """Whether one choice has larger scores than each of the others, on every task.
+
+    :param found: by task and choice, see :func:`sweep`
+    :param reference: the choice
+    :param claim: what is to be decided, with the places ``{task}`` and ``{other}``
+    :return: verdicts by claim
+    """
+    verdicts = {}
+    for task, runs in found.items():
+        scores = scores_of(runs)
+        for other in [choice for choice in scores if choice != reference]:
+            gain = scores[reference] - scores[other]
+            verdicts[claim.format(task=task, other=other)] = verdict(gain)
+    return verdicts
 
 
 def mean_return(found: dict[str, Any]) -> float:

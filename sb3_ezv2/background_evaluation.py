@@ -218,7 +218,6 @@ class Worker:
     def __init__(self, make_env: Callable[[], Any], model_class: type, n_episodes: int, deterministic: bool) -> None:
         hidden = {*VARIABLES, "PYTHONPATH"}
         variables = {name: value for name, value in os.environ.items() if name not in hidden}
-        variables = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", **variables}
         self.process = subprocess.Popen(
             [sys.executable, "-c", f"from {__name__} import work; work()"],
             stdin=subprocess.PIPE,

@@ -5,8 +5,8 @@ import re
 import sys
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from typing import Any
 
@@ -115,11 +115,9 @@ class RankedAlgorithm(ConfiguredAlgorithm):
         }
         return facts
 
-    @contextmanager
-    def _bound_threads(self) -> Iterator[None]:
+    def _bound_threads(self) -> AbstractContextManager[None]:
         """While it learns: as many threads of torch as ``n_threads`` says, on the CPU."""
-        with torch_threads(self.arguments.engine.n_threads if self.device.type == "cpu" else None):
-            yield
+        return torch_threads(self.arguments.engine.n_threads if self.device.type == "cpu" else None)
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         self._join_ranks(total_timesteps)

@@ -146,9 +146,10 @@ def _scores(
     :param constants: of the search
     """
     mixed = _mixed_values(logits, visits, values, network_values)
-    bonus = _bonus(th.where(visits > 0, values, mixed), visits.amax(-1, keepdim=True), tree, constants)
+    most = visits.amax(-1, keepdim=True)
+    bonus = _bonus(th.where(visits > 0, values, mixed), most, tree, constants)
     # Before the first visit all actions of a node count the same.
-    return logits + bonus.masked_fill(visits.sum(-1, keepdim=True) == 0, 0.0)
+    return logits + bonus.masked_fill(most == 0, 0.0)
 
 
 def select_tensors(

@@ -50,18 +50,18 @@ def train(arguments: list[str]) -> None:
     Under torchrun it is one run of all ranks.
     """
     ranks = ranks_of_process()
+    stopper_class, experiment_class = Stopper, Experiment
     if ranks.size > 1:
         arguments = together.arguments_of_rank(arguments, ranks)
+        stopper_class, experiment_class = together.RankStopper, together.RankedExperiment
     several = seeds.parse(arguments)
     if several is not None:
         seeds.train(several)
         return
     with (
-        (Stopper if ranks.size == 1 else together.RankStopper)() as stopper,
+        stopper_class() as stopper,
         replaced(Experiment, "stopper", stopper),
-        replaced(
-            rl_zoo3.exp_manager, "ExperimentManager", Experiment if ranks.size == 1 else together.RankedExperiment
-        ),
+        replaced(rl_zoo3.exp_manager, "ExperimentManager", experiment_class),
         together.silent(ranks.rank > 0),
     ):
         run_script("train", ["--algo", ALGO, "--n-eval-envs", "5", *arguments])
