@@ -81,11 +81,9 @@ EXTRAS = {
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 
-FORMULAS = "ziamath>=0.11"  # draws the formulas of the pages, which the tests read
 # What developers need. The tests try everything that users can install.
 EXTRAS["tests"] = [
     *EXTRAS["all"],
-    FORMULAS,
     "pytest>=8.0",
     "pytest-cov>=5.0",
     "pytest-xdist>=3.5",
@@ -95,7 +93,7 @@ EXTRAS["tests"] = [
     "setuptools>=77",
 ]
 # The reference describes the zoo's modules, which import rl-zoo3.
-EXTRAS["docs"] = [*EXTRAS["zoo"], "sphinx>=7.3", "myst-parser>=3.0", "furo>=2024.1.29", FORMULAS]
+EXTRAS["docs"] = [*EXTRAS["zoo"], "sphinx>=7.3", "myst-parser>=3.0", "furo>=2024.1.29", "ziamath>=0.11"]
 # To compare the search with mctx, for which alone JAX is, and to learn small games from images.
 EXTRAS["benchmarks"] = ["mctx>=0.0.5", "jax>=0.4.30", "minatar>=1.0.15", "minigrid>=3.0"]
 
