@@ -1,5 +1,6 @@
 """Which rank keeps the others waiting, and what it is doing."""
 
+import atexit
 import json
 import threading
 import time
@@ -52,6 +53,7 @@ class Watch:
         self._doing = ("starting", time.time())
         self._is_waiting = False
         self._timeout = MOST_SECONDS
+        self._ended = threading.Event()
 
     def enter(self, doing: str) -> None:
         """Note what this rank does from now on."""
@@ -65,26 +67,34 @@ class Watch:
         self._is_waiting = False
 
     def begin(self, store: Store, timeout: float) -> None:
-        """Begin to tell.
+        """Begin to tell, until this process ends.
+
+        A thread that is inside PyTorch while the interpreter shuts down would abort the process, so the end waits for it.
 
         :param store: that all ranks reach
         :param timeout: seconds that ranks wait for one another
         """
         self.store, self._timeout = store, timeout
-        threading.Thread(target=self._tell, args=(store,), daemon=True).start()
+        thread = threading.Thread(target=self._tell, args=(store,), daemon=True)
+        thread.start()
+        atexit.register(self._end, thread)
+
+    def _end(self, thread: threading.Thread) -> None:
+        self._ended.set()
+        thread.join(MOST_SECONDS)
 
     @property
     def _interval(self) -> float:
         return min(MOST_SECONDS, self._timeout / BEATS)
 
     def _tell(self, store: Store) -> None:
-        while True:
+        while not self._ended.is_set():
             doing, since = self._doing
             try:
                 store.set(f"doing/{self.rank}", json.dumps([time.time(), doing, since, self._is_waiting]))
             except RuntimeError:
                 return  # the store is gone, and the run with it
-            time.sleep(self._interval)
+            self._ended.wait(self._interval)
 
     def explained(self, error: RuntimeError) -> RankError:
         """An error of ``torch.distributed`` with the rank that it comes from, where that can be told.
