@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -11,7 +11,7 @@ import torch as th
 from sb3_ezv2 import EfficientZeroV2
 from sb3_ezv2.common.recording import RecordedRows, Recorder
 from sb3_ezv2.learning import reanalyze
-from sb3_ezv2.learning.losses import TensorBatch, unroll_loss
+from sb3_ezv2.learning.losses import LossOutput, TensorBatch, unroll_loss
 from sb3_ezv2.learning.updates import WARM_UPS, Updater, UpdateSettings
 from sb3_ezv2.networks.model import ImageModel
 from sb3_ezv2.planning import device_search
@@ -37,7 +37,6 @@ VARIANTS = {
     "TF32 products": Variant(products="high"),
     "mixed": Variant(mixed_precision=True),
     "compiled": Variant(compiled=True),
-    "compiled, TF32 products": Variant(compiled=True, products="high"),
     "mixed, compiled": Variant(compiled=True, mixed_precision=True),
 }
 IMAGE_VARIANTS = {
@@ -52,13 +51,18 @@ IMAGE_VARIANTS = {
 }
 
 
+@cache
+def compiled_loss(backend: str) -> Callable[..., LossOutput]:
+    """The loss, compiled with its gradient when first called; what draws from a generator is left out of that."""
+    return th.compile(unroll_loss, dynamic=False, backend=backend)
+
+
 @contextmanager
 def computed_by(variant: Variant, device: th.device) -> Iterator[None]:
     """Compute what is recorded within the block as the variant says; its precision is up to the caller."""
     cudnn, products = th.backends.cudnn, th.get_float32_matmul_precision()
     before = cudnn.allow_tf32, cudnn.benchmark, ImageModel.channels_last_on_gpu
-    backend = {} if device.type == "cuda" else {"backend": "aot_eager"}
-    loss = th.compile(unroll_loss, dynamic=False, **backend) if variant.compiled else unroll_loss
+    loss = compiled_loss("inductor" if device.type == "cuda" else "aot_eager") if variant.compiled else unroll_loss
     cudnn.allow_tf32, cudnn.benchmark = variant.convolutions_in_tf32, variant.tries
     ImageModel.channels_last_on_gpu = variant.channels_last
     th.set_float32_matmul_precision(variant.products)
