@@ -65,7 +65,7 @@ ATARI: dict[str, Any] = {
 ASKED_UPDATES_PER_SECOND, ASKED_IMAGE_UPDATE_MS = 110.0, 18.0
 MODES = ("default", "max-autotune-no-cudagraphs", "reduce-overhead", "max-autotune")
 DECISIONS = 100_000
-SETTLED, SETTLED_IMAGES = 210, 100
+SETTLED = 210
 """Updates after which everything has been compiled and recorded; a target network is searched from for 200 of them, and
 that is where most sizes of searches occur for the first time."""
 SETTLED_AGAIN = 10
@@ -320,9 +320,8 @@ def whole_steps(model: EfficientZeroV2, given: Circumstances, seconds: float) ->
         ("train", model, "train"),
     ):
         watch.watch(name, owner, method)
-    settled = SETTLED_IMAGES if isinstance(model.policy.model, ImageModel) else SETTLED
-    settled = model._n_updates + SETTLED_AGAIN if goes_on else settled
-    deadline = Deadline(seconds, 5 if given.quick and not goes_on else settled, watch)
+    settled = SETTLED_AGAIN if goes_on else 5 if given.quick else SETTLED
+    deadline = Deadline(seconds, model._n_updates + settled, watch)
     began = time.perf_counter()
     with utilisation(given.device) as busy:
         model.learn(10**9, callback=deadline, log_interval=10**9, reset_num_timesteps=not goes_on)
@@ -373,7 +372,7 @@ def measure_vectors(findings: Findings, given: Circumstances) -> None:
 
 def measure_images(findings: Findings, given: Circumstances) -> None:
     """The paper's network for images at the ``atari`` entry's setting."""
-    n_random, seconds = (30, 0.5) if given.quick else (600, 8 * given.seconds)
+    n_random, seconds = (30, 0.5) if given.quick else (600, 6 * given.seconds)
     model = new_model(PICTURES, given, n_random, False, **_breakout())
 
     def asked() -> dict[str, Any]:

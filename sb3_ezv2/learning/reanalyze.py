@@ -255,7 +255,9 @@ def _imagine(model: EfficientZeroModel, actions: th.Tensor, *observations: th.Te
 
 RECORDED = {function: RecordedRows(function) for function in (_values, _imagine)}
 MAX_RECORDED_IMAGES = 64
-"""More images than these keep a GPU busy without a recording, which would pad them."""
+"""More images than these keep a GPU busy without a recording, which would pad them to a power of two."""
+IMAGE_ROWS = 128
+"""More images are padded to a multiple of this: for every new number of them cuDNN looks for algorithms anew."""
 
 
 @th.no_grad()
@@ -268,18 +270,32 @@ def ask_model(
     *arrays: np.ndarray,
 ) -> Awaited:
     """What one of the functions above says of ``arrays [n, ...]`` and the observations in ``slots [n]``."""
-    device = model.reward_scale.device
+    device, n = model.reward_scale.device, len(slots)
+    missing = _n_rows(model, n) - n
+    if missing > 0:
+        slots = _filled_up(slots, missing)
+        arrays = tuple(_filled_up(rows, missing) for rows in arrays)
     observations = buffer.observations_for_model(slots, normalizer)
     tensors = on_device_together([*arrays, *(observations[name] for name in model.spaces)], device)
-    if _is_recorded(model, len(slots)):
+    if _is_recorded(model, n):
         function = RECORDED[function]
-    return on_its_way(function(model, *tensors))
+    return on_its_way(function(model, *tensors)[:n])
 
 
 def _is_recorded(model: EfficientZeroModel, n: int) -> bool:
     """Whether ``n`` states are evaluated by a recording: where starting the kernels takes longer than they do."""
     on_gpu = model.reward_scale.device.type == "cuda"
     return on_gpu and (n <= MAX_RECORDED_IMAGES or not isinstance(model, ImageModel))
+
+
+def _filled_up(rows: np.ndarray, missing: int) -> np.ndarray:
+    return np.concatenate([rows, rows[:1].repeat(missing, 0)])
+
+
+def _n_rows(model: EfficientZeroModel, n: int) -> int:
+    """How many states are evaluated in place of ``n``; the first one is repeated."""
+    many_images = model.reward_scale.device.type == "cuda" and not _is_recorded(model, n)
+    return -(-n // IMAGE_ROWS) * IMAGE_ROWS if many_images else n
 
 
 def stored_values(
