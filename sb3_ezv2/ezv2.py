@@ -55,7 +55,7 @@ class EfficientZeroV2(OfflineAlgorithm):
     :param n_candidates: actions sampled at the root of a search; ``Discrete`` always has all of them. The prior over
         sampled actions is uniform, so those beyond ``n_considered`` are never visited
     :param n_considered: candidates that sequential halving starts with; ``None`` for half the simulations, at most all
-    :param max_depth: steps that a search looks ahead at most; ``None`` for ``unroll_steps``, which the model is trained for
+    :param max_depth: steps that a search looks ahead at most; ``None`` for ``unroll_steps``, which are trained
     :param n_policy_candidates: candidates that come from the policy itself while exploring, the others come from the
         policy with a larger standard deviation (paper, section 4.1)
     :param flatten_factor: multiplies that standard deviation

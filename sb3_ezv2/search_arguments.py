@@ -18,7 +18,7 @@ class SearchArguments(ArgumentGroup):
     :param n_simulations: model calls per search
     :param n_candidates: actions sampled at the root of a continuous search; ``Discrete`` always considers all
     :param n_considered: candidates that sequential halving starts with; ``None`` for half the simulations, at most all
-    :param max_depth: steps that a search looks ahead at most; ``None`` for no limit, unless the algorithm gives one
+    :param max_depth: steps that a search looks ahead at most; ``None`` for no limit
     :param n_policy_candidates: candidates that come from the policy itself while exploring
     :param flatten_factor: multiplies the standard deviation of the policy that the other candidates come from
     """
