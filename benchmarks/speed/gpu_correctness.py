@@ -63,7 +63,8 @@ KINDS = {
     "images, continuous": Kind(True, CONTINUOUS),
     "vectors, continuous, value prefix": Kind(False, CONTINUOUS, value_prefix=True),
 }
-UPDATED = ("vectors, continuous", "images, discrete, value prefix")
+UPDATED = ("images, discrete, value prefix", "vectors, continuous")
+"""The first needs no compiled search on the CPU, which may be compiled meanwhile."""
 
 
 def env_of(kind: Kind) -> Noise:

@@ -26,9 +26,9 @@ def on_its_way(tensor: th.Tensor) -> Callable[[], np.ndarray]:
     """A copy of a tensor that begins to travel to the CPU; what is returned waits for it and gives the array."""
     if tensor.device.type != "cuda":
         return tensor.numpy
-    here, arrived = th.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True), th.cuda.Event()
+    here = th.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     here.copy_(tensor, non_blocking=True)
-    arrived.record(th.cuda.current_stream(tensor.device))
+    arrived = th.cuda.current_stream(tensor.device).record_event()
 
     def wait() -> np.ndarray:
         arrived.synchronize()

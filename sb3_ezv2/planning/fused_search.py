@@ -326,11 +326,7 @@ def fused_search(
         nodes = _new_nodes(weights, settings.n_simulations + 1, n_states, rows, n_candidates, n_children, sampled)
         finite = _search_chunk(
             weights,
-            observations[begin:end],
-            noise,
-            gumbel[begin:end],
-            masks[begin:end],
-            begin,
+            *(observations[begin:end], noise, gumbel[begin:end], masks[begin:end], begin),
             schedule,
             n_children,
             constants,
