@@ -92,11 +92,11 @@ class Reanalyzer:
     :param action_kind: of the environment's actions
     :param use_cache: whether results are reused until the target network changes; without, every state of every
         sample is searched, which gives targets of the same distribution
-    :param search_value: which estimate of a search is a value target, one of :data:`SEARCH_VALUES`
+    :param search_value: which of :data:`SEARCH_VALUES` is a value target; ``None`` for what suits the kind of action
     """
 
     def __init__(
-        self, planner: Planner, action_kind: ActionKind, use_cache: bool, search_value: str = "improved"
+        self, planner: Planner, action_kind: ActionKind, use_cache: bool, search_value: str | None = None
     ) -> None:
         self.planner = planner
         self.cache = TargetCache(action_kind)
@@ -223,7 +223,7 @@ class Reanalyzer:
             if self.wants_statistics:
                 seen = to_tensors(observations, model.reward_scale.device)
                 self.statistics, self.wants_statistics = search_statistics(model, seen, plan, masks), False
-            values.append(getattr(plan, SEARCH_VALUES[self.search_value]))
+            values.append(getattr(plan, SEARCH_VALUES[self.search_value or model.action_kind.search_value]))
             actions.append(found.actions)
             weights.append(found.weights)
         return np.concatenate(values), PolicyTargets(np.concatenate(actions), np.concatenate(weights))

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from sb3_ezv2 import TrajectoryReplayBuffer
 from sb3_ezv2.common.type_aliases import TrainingTargets, TrajectoryBatch
 from sb3_ezv2.learning import reanalyze
-from sb3_ezv2.learning.reanalyze import MixedValueRule, Reanalyzer, bellman_errors
+from sb3_ezv2.learning.reanalyze import SEARCH_VALUES, MixedValueRule, Reanalyzer, bellman_errors
 from sb3_ezv2.networks.model import EfficientZeroModel
 from sb3_ezv2.planning.planner import Noise, Planner
 from tests.helpers.tiny import CONTINUOUS, DISCRETE, ONE_DIMENSION, tiny_network
@@ -292,8 +292,10 @@ def test_multi_step_targets_come_from_the_rewards_and_the_values():
             assert targets.values[row, j] == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
-def test_search_targets_are_those_of_a_plan():
-    setting = Setting(DISCRETE, GreedyPlanner)
+@pytest.mark.parametrize("space, default", [(DISCRETE, "policy_values"), (ONE_DIMENSION, "improved_values")])
+def test_search_targets_are_those_of_a_plan(space, default):
+    """Their value is weighted by the policy where the prior is one, by the improved policy where actions are sampled."""
+    setting = Setting(space, GreedyPlanner)
     setting.fill()
     batch = setting.sample()
     targets = setting.targets(batch)
@@ -301,13 +303,13 @@ def test_search_targets_are_those_of_a_plan():
     observations = {"observation": th.from_numpy(batch.observations["observation"][needed])}
     noise = setting.planner.greedy_noise(setting.target_model)
     plan = setting.planner.plan(setting.target_model, observations, noise, explore=True)
-    np.testing.assert_allclose(targets.values[needed], plan.improved_values, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(targets.values[needed], getattr(plan, default), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(targets.policies.weights[needed], plan.improved_policy, rtol=1e-3, atol=1e-4)
-    for search_value, expected in (("mean", plan.root_values), ("policy", plan.policy_values)):
+    for search_value, name in SEARCH_VALUES.items():
         other = Reanalyzer(setting.planner, setting.model.action_kind, True, search_value)
         found = setting.targets(batch, reanalyzer=other).values[needed]
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-        assert np.abs(found - targets.values[needed]).max() > 1e-2
+        np.testing.assert_allclose(found, getattr(plan, name), rtol=1e-4, atol=1e-4)
+        assert name == default or np.abs(found - targets.values[needed]).max() > 1e-2
 
 
 def test_policy_targets_of_continuous_actions():
