@@ -172,8 +172,8 @@ class Task(NamedTuple):
 SIDE_BY_SIDE: dict[str, Any] = {"n_envs": 16, "gradient_steps": 4}
 """Sixteen environments and an update for every four transitions: what the pages' times are for."""
 MANY_DIMENSIONS: dict[str, Any] = {"reward_coef": 10.0}
-"""Where one of 200 dimensions changes the reward by a two-hundredth and the next observation by nothing, the other losses
-would drown what the reward says of the action."""
+"""Where one of 200 dimensions changes the reward by a two-hundredth and the next observation by nothing, the other
+losses would drown what the reward says of the action."""
 TASKS = {
     "walk": Task(Walk, Walk.best(), 3_000, 500, {"n_envs": 4}),
     "pattern": Task(Pattern, float(N_PATTERN), 20_000, 2_000, {**SIDE_BY_SIDE, **MANY_DIMENSIONS}),
