@@ -208,6 +208,10 @@ class Arguments:
         found: dict[str, Any] = {name: group.of(given) for name, group in groups().items()}
         return cls(**found)
 
+    def search_of_policy(self) -> SearchArguments:
+        """How the policy searches: by default no deeper than the model is unrolled in training."""
+        return replace(self.search, max_depth=self.search.max_depth or self.targets.unroll_steps)
+
     def flat(self) -> dict[str, Any]:
         """All arguments by name."""
         return {name: value for group in fields(self) for name, value in vars(getattr(self, group.name)).items()}

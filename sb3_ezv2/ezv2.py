@@ -55,6 +55,7 @@ class EfficientZeroV2(OfflineAlgorithm):
     :param n_candidates: actions sampled at the root of a search; ``Discrete`` always has all of them. The prior over
         sampled actions is uniform, so those beyond ``n_considered`` are never visited
     :param n_considered: candidates that sequential halving starts with; ``None`` for half the simulations, at most all
+    :param max_depth: steps that a search looks ahead at most; ``None`` for ``unroll_steps``, which are trained
     :param n_policy_candidates: candidates that come from the policy itself while exploring, the others come from the
         policy with a larger standard deviation (paper, section 4.1)
     :param flatten_factor: multiplies that standard deviation
@@ -121,6 +122,7 @@ class EfficientZeroV2(OfflineAlgorithm):
         n_simulations: int = SearchArguments.n_simulations,
         n_candidates: int = SearchArguments.n_candidates,
         n_considered: int | None = SearchArguments.n_considered,
+        max_depth: int | None = SearchArguments.max_depth,
         n_policy_candidates: int = SearchArguments.n_policy_candidates,
         flatten_factor: float = SearchArguments.flatten_factor,
         act_with: str = "search",
@@ -186,7 +188,7 @@ class EfficientZeroV2(OfflineAlgorithm):
             self.observation_space,
             self.action_space,
             self.lr_schedule,
-            **vars(self.arguments.search),
+            **vars(self.arguments.search_of_policy()),
             **self.policy_kwargs,
         ).to(self.device)
         policy.seed_planning(self.ranks.seed(self.seed))
@@ -202,7 +204,7 @@ class EfficientZeroV2(OfflineAlgorithm):
     def _argument_changed(self, name: str) -> None:
         if name == "learning_rate":
             self._setup_lr_schedule()
-        self.policy.set_search(self.arguments.search)
+        self.policy.set_search(self.arguments.search_of_policy())
         self.reanalyzer.planner = self.policy.planner
         targets = self.arguments.targets
         self.reanalyzer.use_cache, self.reanalyzer.search_value = targets.use_target_cache, targets.search_value

@@ -16,6 +16,7 @@ EVERYWHERE: dict[str, Any] = {
     "replay_buffer_kwargs": {"alpha": 1.0},
     "priority_beta": 1.0,
     "novelty_coef": 0.0,
+    "max_depth": 32,  # no limit: no search has more simulations
     "td_steps": 5,
     "td_phase": 40_000,
     "td_fresh": 20_000,

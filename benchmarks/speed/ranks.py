@@ -12,6 +12,9 @@ network by default. Interleaved, ``--rounds`` times each:
 Then the parts' own times for smaller batches, the time of a message and of the gradient between two ranks, the bound
 that they give, and the model of more ranks, which is checked against the two that were measured. Written to
 ``benchmarks/results/ranks.json``.
+
+With more cores, ``--scaling 1 2 4 8`` runs so many ranks instead, each with one thread and one environment,
+and compares the same model with them; the result goes to ``--out``.
 """
 
 import argparse
@@ -243,11 +246,34 @@ def measure(rounds: int, n_decisions: int) -> dict[str, Any]:
     return record | {"summary": summarise(record)}
 
 
+def measure_scaling(numbers: Sequence[int], n_decisions: int) -> dict[str, Any]:
+    """Run one rank on each of so many cores, and compare the model of :func:`modelled` with them."""
+    record: dict[str, Any] = new_record("torch", "numpy", "numba")
+    record |= {"decisions": n_decisions, "step_seconds": STEP_SECONDS, "ranks": {}, "parts_ms": {}}
+    for size in BATCHES:
+        record["parts_ms"][size] = start(VARIANTS[ALONE], size, n_decisions)["ms_per_decision"]
+        print(f"batch {size}: {record['parts_ms'][size]}", flush=True)
+    for n_ranks in numbers:
+        found = start({"n_envs": 1, "threads": 1, "ranks": n_ranks}, BATCHES[0], n_decisions * n_ranks)
+        record["ranks"][n_ranks] = found
+        print(f"{n_ranks} ranks: {found['decisions_per_second']:.2f} decisions/s", flush=True)
+    two = record["ranks"][2]
+    record["summary"] = {
+        n: {
+            "decisions_per_second": found["decisions_per_second"],
+            "modelled": modelled(record["parts_ms"], two, two["gradient_bytes"], n),
+        }
+        for n, found in record["ranks"].items()
+    }
+    return record
+
+
 def main(given: Sequence[str] | None = None) -> None:
     """Measure, print and store everything, or run one part of it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--decisions", type=int, default=200)
+    parser.add_argument("--scaling", type=int, nargs="+", metavar="N", help="numbers of ranks, 2 among them")
     parser.add_argument("--out", type=Path, default=RESULT, help="file to write")
     parser.add_argument("--part", nargs=5, metavar=("N_ENVS", "THREADS", "BATCH", "DECISIONS", "OUT"))
     arguments = parser.parse_args(given)
@@ -257,7 +283,12 @@ def main(given: Sequence[str] | None = None) -> None:
         if os.environ.get("RANK", "0") == "0":
             Path(out).write_text(json.dumps(found))
         return
-    record = measure(arguments.rounds, arguments.decisions)
+    if arguments.scaling is None:
+        record = measure(arguments.rounds, arguments.decisions)
+    elif 2 in arguments.scaling:
+        record = measure_scaling(arguments.scaling, arguments.decisions)
+    else:
+        parser.error("--scaling needs 2 among the numbers: the messages between two ranks are measured there")
     print(json.dumps(record["summary"], indent=1))
     write_record(arguments.out, record)
 

@@ -69,7 +69,7 @@ class Watch:
     def begin(self, store: Store, timeout: float) -> None:
         """Begin to tell, until this process ends.
 
-        A thread that is inside PyTorch while the interpreter shuts down would abort the process, so the end waits for it.
+        A thread inside PyTorch while the interpreter shuts down would abort the process, so the end waits for it.
 
         :param store: that all ranks reach
         :param timeout: seconds that ranks wait for one another

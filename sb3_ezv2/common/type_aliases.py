@@ -35,6 +35,10 @@ RecurrentFn = Callable[[int, np.ndarray, np.ndarray], Expansion]
 of every root by following edge ``edges[i]`` of node ``parents[i]`` (0 is the root itself)."""
 
 
+NO_LIMIT = 2**30
+"""A depth that no search reaches."""
+
+
 class SearchSettings(NamedTuple):
     """Numbers that define a search; see :func:`sb3_ezv2.search.search.search`."""
 
@@ -46,6 +50,7 @@ class SearchSettings(NamedTuple):
     min_value_range: float = 0.01  # values are normalised by their spread, but by no less than this in `value_unit`s
     min_value_share: float = 0.0  # ... and no less than this share of the largest absolute value in the tree
     value_bounds: tuple[float, float] = (np.inf, -np.inf)  # smallest and largest value known before the search
+    max_depth: int = NO_LIMIT  # steps from the root to the deepest node
 
 
 class SearchResult(NamedTuple):

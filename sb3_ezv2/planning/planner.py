@@ -6,7 +6,7 @@ import numpy as np
 import torch as th
 
 from sb3_ezv2.common.tensors import on_device
-from sb3_ezv2.common.type_aliases import Noise, Plan, SearchResult, SearchSettings
+from sb3_ezv2.common.type_aliases import NO_LIMIT, Noise, Plan, SearchResult, SearchSettings
 from sb3_ezv2.networks.model import EfficientZeroModel
 from sb3_ezv2.planning.device_search import draw_on_device, plan_on_device
 from sb3_ezv2.planning.fused_search import plan_fused
@@ -37,12 +37,14 @@ class Planner:
     :param n_simulations: model calls per state
     :param n_considered: candidates that sequential halving starts with
     :param discount: of one step
+    :param max_depth: steps from the root to the deepest node
     """
 
-    def __init__(self, n_simulations: int, n_considered: int, discount: float) -> None:
+    def __init__(self, n_simulations: int, n_considered: int, discount: float, max_depth: int = NO_LIMIT) -> None:
         self.n_simulations = n_simulations
         self.n_considered = n_considered
         self.discount = discount
+        self.max_depth = max_depth
         self._greedy_noise: dict[tuple, Noise] = {}
 
     def draw_noise(self, model: EfficientZeroModel, n: int, rng: np.random.Generator) -> Noise | TensorNoise:
@@ -83,6 +85,7 @@ class Planner:
             n_simulations=self.n_simulations,
             n_considered=self.n_considered,
             discount=self.discount,
+            max_depth=self.max_depth,
             min_value_range=kind.min_value_range,
             min_value_share=kind.min_value_share,
         )

@@ -71,6 +71,7 @@ class TensorConstants(NamedTuple):
     c_scale: float
     min_value_range: th.Tensor  # [] float64, in units of the values
     min_value_share: float
+    max_depth: int
 
 
 TensorRecurrentFn = Callable[[int, th.Tensor, th.Tensor], TensorExpansion]
@@ -198,6 +199,8 @@ def select_tensors(
     # Edges without a node behind them point to the root, which counts as no one's ancestor.
     strays = th.ones_like(tree.visits).scatter(1, chosen, 0.0)
     on_path = ((ancestors * strays).sum(-1) == 0).transpose(0, 1) & (tree.visits > 0)
+    if constants.max_depth < n_nodes - 1:  # otherwise no node is that deep before the last simulation
+        on_path &= ancestors.sum(-1).transpose(0, 1) < constants.max_depth
     numbers = th.arange(n_nodes, device=chosen.device)
     # The clamp changes nothing here. In compiled form the lanes of a block beyond the last root hold the smallest
     # integer, and PyTorch 2.11 checks the index that follows in those lanes too.
@@ -236,10 +239,14 @@ def back_up_tensors(
     on_path = lineage[:, ON_PATH].masked_fill(is_new, 1.0)
     followed = on_path > 0
     estimates = gain + power * values
-    visits = tree.visits + on_path
-    means = th.where(followed, tree.values + (estimates - tree.values) / visits, tree.values)
 
     edge = th.where(parents == 0, edges, n_candidates + (parents - 1) * n_children + edges).unsqueeze(1)
+    # A node at the largest depth takes the place of the one that was there, whose visits and values go on.
+    before = tree.children.gather(1, edge)
+    visits = th.where(is_new, tree.visits.gather(1, before), tree.visits) + on_path
+    values_before = th.where(is_new, tree.values.gather(1, before), tree.values)
+    means = th.where(followed, values_before + (estimates - values_before) / visits, values_before)
+
     edge_numbers = th.arange(tree.logits.shape[1], device=node.device)
     first = n_candidates + (node - 1) * n_children
     action = edge_numbers - first  # [n_edges], of the new node where it is one of 0 ... n_children - 1
@@ -343,6 +350,7 @@ def tensor_search(
         c_scale=float(settings.c_scale),
         min_value_range=tree.total.new_full((), settings.min_value_range) * value_unit,
         min_value_share=settings.min_value_share,
+        max_depth=settings.max_depth,
     )
     operations = operations or TreeOperations()
     n_nodes = settings.n_simulations + 1

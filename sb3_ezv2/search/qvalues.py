@@ -20,6 +20,7 @@ class Constants(NamedTuple):
     c_scale: float
     min_value_range: float  # in units of the values
     min_value_share: float
+    max_depth: int
     log_odds: np.ndarray  # [n_simulations + 1] float64, log(1 + 2 n) of every number of visits n
 
 

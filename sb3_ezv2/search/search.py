@@ -85,6 +85,8 @@ def search_plan(
         raise ValueError(f"n_children={n_children} must be at least 1")
     if not settings.min_value_range > 0:
         raise ValueError(f"min_value_range={settings.min_value_range} must be positive")
+    if settings.max_depth < 1:
+        raise ValueError(f"max_depth={settings.max_depth} must be at least 1")
     if not settings.min_value_share >= 0:
         raise ValueError(f"min_value_share={settings.min_value_share} must not be negative")
     schedule = considered_visits_of_fewer(settings.n_considered, settings.n_simulations)
@@ -94,6 +96,7 @@ def search_plan(
         c_scale=float(settings.c_scale),
         min_value_range=float(settings.min_value_range) * value_unit,
         min_value_share=float(settings.min_value_share),
+        max_depth=int(settings.max_depth),
         log_odds=np.log1p(2.0 * np.arange(settings.n_simulations + 1)),
     )
 

@@ -82,7 +82,7 @@ def select(
     constants: Constants,
     scores: np.ndarray,
 ) -> tuple[int, int]:
-    """Walk from the root to an unvisited edge; the tree remembers the path.
+    """Walk from the root to an unvisited edge, or to one as deep as any may be; the tree remembers the path.
 
     At the root sequential halving decides. Until every considered candidate has been visited once the others all share
     the mixed value, so nothing that the simulations find changes their order.
@@ -110,7 +110,7 @@ def select(
     node, depth = 0, 1
     index = action
     path[0] = index
-    while edges[index]["visits"] > 0:
+    while edges[index]["visits"] > 0 and depth < constants.max_depth:
         node = edges[index]["node"]
         first_edge = edge_offset(node, preferences.shape[0], n_children)
         children = edges[first_edge : first_edge + n_children]

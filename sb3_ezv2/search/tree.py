@@ -126,6 +126,8 @@ def add_and_back_up(
 ) -> None:
     """Add ``node`` at the end of the root's newest path and send its value to the root: ``G <- r + discount * G``.
 
+    Where the path ends as deep as it may, the last edge may have been visited: its values count once more.
+
     :param tree: trees with a path chosen by :func:`~sb3_ezv2.search.selection.select`
     :param row: which of them
     :param node: number of the new node
@@ -143,7 +145,8 @@ def add_and_back_up(
         edge["prior_logit"] = prior_logits[i]
     depth = root["depth"]
     last = edges[path[depth - 1]]
-    last["value"] = 0.0
+    if last["visits"] == 0:
+        last["value"] = 0.0
     last["node"] = node
     last["reward"] = reward
     last["network_value"] = value

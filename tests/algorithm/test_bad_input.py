@@ -131,6 +131,7 @@ BAD_ARGUMENTS: dict[str, list[Any]] = {
     "n_simulations": [0, -3],
     "n_candidates": [0],
     "n_considered": [0, -1, 100],
+    "max_depth": [0, -1, 1.5],
     "n_policy_candidates": [-1, 100],
     "flatten_factor": [0.5, float("nan")],
     "unroll_steps": [0],

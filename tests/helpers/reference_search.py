@@ -81,6 +81,7 @@ class ReferenceSearch:
         min_value_range: float = 0.01,
         min_value_share: float = 0.0,
         value_bounds: tuple[float, float] = (math.inf, -math.inf),
+        max_depth: int = 2**30,
     ) -> None:
         self.evaluate = evaluate
         self.gumbel = [float(noise) for noise in gumbel]
@@ -92,6 +93,7 @@ class ReferenceSearch:
         self.min_value_range = min_value_range
         self.min_value_share = min_value_share
         self.smallest, self.largest = value_bounds
+        self.max_depth = max_depth
         self.expanded: list[Path] = []
         self.root = self.new_node(())
         self.root.estimates.append(self.root.network_value)
@@ -153,11 +155,12 @@ class ReferenceSearch:
     def simulate(self, action: int) -> None:
         """Follow ``action`` at the root, add one node and give every node of the path its new estimate."""
         trajectory = [self.root]
-        while action in trajectory[-1].children:
+        while action in trajectory[-1].children and len(trajectory) < self.max_depth:
             trajectory.append(trajectory[-1].children[action])
             action = self.interior_action(trajectory[-1])
-        leaf = self.new_node((*trajectory[-1].path, action))
-        trajectory[-1].children[action] = leaf
+        leaf = trajectory[-1].children.get(action)  # one at the largest depth counts again
+        if leaf is None:
+            leaf = trajectory[-1].children[action] = self.new_node((*trajectory[-1].path, action))
         trajectory.append(leaf)
         self.expanded.append(leaf.path)
 

@@ -159,15 +159,16 @@ def test_continuous_trees(n_simulations, n_considered, discount, scale, offset):
     offset=st.sampled_from([-1.0, 0.0, 1.0]),
     constants=st.sampled_from(CONSTANTS),
     bounds=st.sampled_from([(math.inf, -math.inf), (-1.0, 1.0), (0.0, 0.0)]),
+    max_depth=st.sampled_from([1, 2, 3, 5, 100]),
 )
-@hypothesis_settings(max_examples=100, deadline=None, derandomize=True)
+@hypothesis_settings(max_examples=200, deadline=None, derandomize=True)
 def test_any_tree(
-    seed, n_candidates, n_children, n_simulations, considered, discount, scale, offset, constants, bounds
+    seed, n_candidates, n_children, n_simulations, considered, discount, scale, offset, constants, bounds, max_depth
 ):
     """All shapes and settings, the constants of the transform included."""
     model = StubModel([seed, seed + 1], n_candidates, n_children, scale, offset * scale)
     n_considered = 1 + round(considered * (n_candidates - 1))
-    settings = SearchSettings(n_simulations, n_considered, discount, *constants, bounds)
+    settings = SearchSettings(n_simulations, n_considered, discount, *constants, bounds, max_depth)
     assert_same_trees(model, noise(2, n_candidates, seed), settings)
 
 
