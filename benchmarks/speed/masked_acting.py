@@ -54,9 +54,8 @@ def few(n: int) -> np.ndarray:
 
 
 def environments() -> dict[str, type[Open]]:
-    """Environments by what is legal; ``3 to 10`` are the masks of ``walk``."""
-    some = {str(n): masked(few(n)) for n in (3, 4, 5, 6, 7, 8, 25)}
-    return {"no masks": Open, "all": masked(few(N_PLACES)), "3 to 10": masked(graph()[0])} | some
+    """Environments by how many actions are legal."""
+    return {"no masks": Open} | {str(n): masked(few(n)) for n in (*range(3, 11), 25, N_PLACES)}
 
 
 def n_calls(n_legal: int, n_considered: int, n_simulations: int) -> int:
