@@ -306,6 +306,7 @@ class EfficientZeroV2(OfflineAlgorithm):
         """
         if gradient_steps < 1:
             return
+        self.replay_buffer.mirror_on(self.device)
         self.reanalyzer.prioritise_new(self.policy.average_model, self.replay_buffer, self.normalizer)
         settings = self.arguments.losses.update_settings()
         logs = []

@@ -65,9 +65,18 @@ class StoreCurve(BaseCallback):
     def _on_step(self) -> bool:
         if self.num_timesteps % self.record["eval_interval"] == 0 or self.num_timesteps == self.record["n_steps"]:
             self._evaluate()
-        if self.leg_seconds is not None and self.seconds() > self.leg_seconds:
-            return False
+        if self.leg_seconds is not None:
+            self._note_episodes()
+            if self.seconds() > self.leg_seconds:
+                return False
         return self.num_timesteps < self.record["n_steps"]  # PPO would go on to the end of its rollout
+
+    def _note_episodes(self) -> None:
+        """Returns of training episodes by step: a leg may be over before the first evaluation."""
+        ended = [float(info["episode"]["r"]) for info in self.locals["infos"] if "episode" in info]
+        if ended:
+            self.record.setdefault("training_returns", []).extend([self.num_timesteps, each] for each in ended)
+            write_record(self.path, self.record)
 
     def seconds(self) -> float:
         """Wall-clock since training began, in this process."""
@@ -238,6 +247,8 @@ def train(options: argparse.Namespace) -> None:
     if goes_on:
         model: BaseAlgorithm = EfficientZeroV2.load_checkpoint(place, env, device=options.device)
         record["evaluations"] = [each for each in record["evaluations"] if each["step"] <= model.num_timesteps]
+        if "training_returns" in record:
+            record["training_returns"] = [each for each in record["training_returns"] if each[0] <= model.num_timesteps]
     else:
         policy, settings = policy_for(env.observation_space), together(of_entry(options.entry), settings)
         model = ALGOS[options.algo](policy, env, seed=options.seed, device=options.device, **settings)

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from benchmarks.speed.cost_growth import Noise
 from benchmarks.speed.gpu_parts import Circumstances, Findings
 from benchmarks.speed.search_cost import IMAGES, OBSERVATION, PROPRIO_NETWORK
-from sb3_ezv2 import CnnPolicy, EfficientZeroV2, EZV2Policy
+from sb3_ezv2 import CnnPolicy, EfficientZeroV2, EZV2Policy, TrajectoryReplayBuffer
 from sb3_ezv2.common.recording import Recorder
 from sb3_ezv2.common.type_aliases import Plan
 from sb3_ezv2.learning.losses import TensorBatch
@@ -23,6 +23,7 @@ from sb3_ezv2.networks.model import EfficientZeroModel
 from sb3_ezv2.planning.device_search import compiled_operations, recorded_searches
 from sb3_ezv2.planning.planner import Planner
 from sb3_ezv2.policies import PlanningPolicy
+from sb3_ezv2.replay.frame_mirror import FrameMirrors
 
 DISCRETE, CONTINUOUS = spaces.Discrete(6), spaces.Box(-1.0, 1.0, (6,))
 QUICK_NETWORK = {"latent_dim": 16, "hidden_dim": 16, "projection_dim": 16}
@@ -62,7 +63,8 @@ KINDS = {
     "images, continuous": Kind(True, CONTINUOUS),
     "vectors, continuous, value prefix": Kind(False, CONTINUOUS, value_prefix=True),
 }
-UPDATED = ("vectors, continuous", "images, discrete, value prefix")
+UPDATED = ("images, discrete, value prefix", "vectors, continuous")
+"""The first needs no compiled search on the CPU, which may be compiled meanwhile."""
 
 
 def env_of(kind: Kind) -> Noise:
@@ -73,11 +75,11 @@ def env_of(kind: Kind) -> Noise:
 def check_everything(findings: Findings, given: Circumstances) -> None:
     """All checks, the most important ones first."""
     th.backends.cudnn.allow_tf32 = False  # which rounds to ten bits
+    for name in UPDATED:
+        for check in (same_gradient, mixed_gradient, recorded_updates, same_evaluations, same_stacks):
+            findings.attempt(f"{check.__name__}, {name}", lambda kind=KINDS[name], check=check: check(kind, given))
     for name, kind in KINDS.items():
         findings.attempt(f"search, {name}", lambda kind=kind: same_searches(kind, given), forget_compiled)
-        if name in UPDATED:
-            for check in (same_evaluations, same_gradient, mixed_gradient, recorded_updates):
-                findings.attempt(f"{check.__name__}, {name}", lambda kind=kind, check=check: check(kind, given))
     findings.attempt("a refused recording", lambda: refused_recording(given))
 
 
@@ -89,9 +91,11 @@ def forget_compiled() -> None:
 
 @contextmanager
 def as_on_a_gpu() -> Iterator[None]:
-    """Take the way of a GPU whatever the device."""
-    with mock.patch("sb3_ezv2.planning.planner._is_on_gpu", lambda model: True):
-        yield
+    """Take the way of a GPU whatever the device, and however few states there are."""
+    planner = "sb3_ezv2.planning.planner"
+    with mock.patch(f"{planner}._is_on_gpu", lambda model: True):
+        with mock.patch(f"{planner}.is_faster_on_host", lambda model, n: False):
+            yield
 
 
 def new_network(kind: Kind, quick: bool) -> EfficientZeroModel:
@@ -151,6 +155,27 @@ def same_evaluations(kind: Kind, given: Circumstances) -> dict[str, Any]:
             )
     recorded = [each.repeat is not None for function in RECORDED.values() for each in function.recordings_of(model)]
     return {"ok": max(found.values()) < 1e-3 and all(recorded) and len(recorded) == 6, **found}
+
+
+def same_stacks(kind: Kind, given: Circumstances) -> dict[str, Any]:
+    """Stacks that the device puts together from its own frames, while the buffer is filled and comes round again."""
+    if not kind.images:
+        return {"of": "vectors, which are not mirrored"}
+    buffer = TrajectoryReplayBuffer(90, IMAGES, DISCRETE, n_stack=4)
+    buffer.mirrors = FrameMirrors(given.device)
+    rng, stack, found = np.random.default_rng(0), np.zeros((1, *IMAGES.shape), np.uint8), 0
+    n_channels = IMAGES.shape[0] // 4
+    for step in range(200):
+        frame = rng.integers(0, 256, (1, n_channels, *IMAGES.shape[1:]), np.uint8)
+        after = np.concatenate([stack[:, n_channels:], frame], axis=1)
+        buffer.add(stack, after, np.zeros(1, np.int64), np.zeros(1), np.zeros(1, bool), [{}])
+        stack = after
+        if step % 20 == 0:
+            slots = rng.integers(buffer.n_slots, size=(16, 6))
+            here, there = buffer.observations_at(slots), buffer.observations_for_model(slots)
+            assert isinstance(there["observation"], th.Tensor)
+            found += int((th.from_numpy(here["observation"]).to(given.device) != there["observation"]).sum())
+    return {"ok": found == 0, "bytes that differ": found}
 
 
 def observations_of(kind: Kind, n: int, rng: np.random.Generator) -> th.Tensor:

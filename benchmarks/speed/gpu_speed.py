@@ -4,9 +4,11 @@ import cProfile
 import io
 import pstats
 import time
+import traceback
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch as th
@@ -25,12 +27,24 @@ from benchmarks.speed.gpu_correctness import (
     observations_of,
 )
 from benchmarks.speed.gpu_parts import Circumstances, Findings, utilisation
+from benchmarks.speed.gpu_variants import (
+    IMAGE_VARIANTS,
+    USUAL,
+    VARIANTS,
+    Variant,
+    best_of,
+    computed_by,
+    differences,
+    evaluations_by,
+    updates_by,
+    use,
+)
 from benchmarks.speed.search_cost import take_turns
 from sb3_ezv2 import EfficientZeroV2
 from sb3_ezv2.common.recording import Recorder
 from sb3_ezv2.common.type_aliases import SearchSettings
 from sb3_ezv2.learning.losses import TensorBatch
-from sb3_ezv2.learning.updates import WARM_UPS, UpdateOutput, Updater, UpdateSettings, update
+from sb3_ezv2.learning.updates import UpdateOutput, UpdateSettings, update
 from sb3_ezv2.networks.model import EfficientZeroModel, ImageModel
 from sb3_ezv2.planning.device_search import Operations, SearchInputs, recorded_searches, search_in_tensors
 from sb3_ezv2.planning.planner import Planner
@@ -51,9 +65,11 @@ ATARI: dict[str, Any] = {
 ASKED_UPDATES_PER_SECOND, ASKED_IMAGE_UPDATE_MS = 110.0, 18.0
 MODES = ("default", "max-autotune-no-cudagraphs", "reduce-overhead", "max-autotune")
 DECISIONS = 100_000
-SETTLED, SETTLED_IMAGES = 210, 100
+SETTLED = 210
 """Updates after which everything has been compiled and recorded; a target network is searched from for 200 of them, and
 that is where most sizes of searches occur for the first time."""
+SETTLED_AGAIN = 10
+"""Updates that do not count when a model goes on in another way."""
 
 
 def finished(device: th.device, function: Callable[[], object]) -> Callable[[], None]:
@@ -216,33 +232,10 @@ def new_model(kind: Kind, given: Circumstances, n_random: int, mixed_precision: 
     )
 
 
-def updates(kind: Kind, given: Circumstances, benchmark: bool) -> dict[str, Any]:
-    """One update of a batch that lies ready: in both precisions, recorded and not.
-
-    :param kind: of the model
-    :param given: to the part
-    :param benchmark: whether cuDNN tries its algorithms first
-    """
-    th.backends.cudnn.benchmark = benchmark
-    functions: dict[str, Callable[[], object]] = {}
-    for name, mixed in (("full", False), ("mixed", True)):
-        model, (batch, settings) = _model_and_batch(kind, given, mixed)
-        updater = Updater(model.policy.copies, Recorder(given.device))
-        for _ in range(WARM_UPS + 1):
-            updater(batch, settings)
-        functions[f"{name}, recorded"] = partial(updater, batch, settings)
-        model, (batch, settings) = _model_and_batch(kind, given, mixed)
-        functions[f"{name}, one by one"] = partial(update, model.policy.copies, batch, settings)
-    times = milliseconds(given, functions)
-    th.backends.cudnn.benchmark = False
-    return {f"{name}, ms": value for name, value in times.items()}
-
-
-def _model_and_batch(
-    kind: Kind, given: Circumstances, mixed: bool
-) -> tuple[EfficientZeroV2, tuple[TensorBatch, UpdateSettings]]:
-    n = 40 if given.quick else 300
-    model, kept = new_model(kind, given, n, mixed).learn(n), []
+def batch_of(model: EfficientZeroV2) -> tuple[TensorBatch, UpdateSettings]:
+    """The batch and the settings of one more update."""
+    kept: list[tuple[TensorBatch, UpdateSettings]] = []
+    usual = model.updater
 
     def keep(batch: TensorBatch, settings: UpdateSettings) -> UpdateOutput:
         kept.append((batch, settings))
@@ -250,7 +243,30 @@ def _model_and_batch(
 
     model.updater = keep  # type: ignore[assignment]
     model.train(1)
-    return model, kept[0]
+    model.updater = usual
+    return kept[0]
+
+
+def variants(model: EfficientZeroV2, given: Circumstances, chosen: dict[str, Variant]) -> dict[str, Any]:
+    """Updates of one batch, recorded in every way and once not at all; for images, evaluations of 1,024 of them too."""
+    batch, settings = batch_of(model)
+    functions: dict[str, Callable[[], object]] = {}
+    found: dict[str, Any] = {}
+    for name, variant in chosen.items():
+        began = time.perf_counter()
+        try:
+            functions[name] = updates_by(model, batch, settings, variant)
+        except Exception:  # a compiler; the others are still worth knowing
+            found[f"{name}, failed"] = traceback.format_exc()[-1500:]
+        found[f"{name}, ready after s"] = time.perf_counter() - began
+    functions["one by one"] = partial(update, model.policy.copies, batch, settings)
+    found |= {f"{name}, ms": value for name, value in milliseconds(given, functions).items()}
+    if isinstance(model.policy.model, ImageModel):
+        first = {key: part.flatten(0, 1)[:1024] for key, part in batch.observations.items()}
+        ways = {name: each for name, each in chosen.items() if not each.mixed_precision}
+        times = milliseconds(given, {name: evaluations_by(model, first, each) for name, each in ways.items()})
+        found |= {f"evaluating {len(next(iter(first.values())))}, {name}, ms": value for name, value in times.items()}
+    return found
 
 
 # -- whole steps -------------------------------------------------------------------------------------------------------
@@ -269,12 +285,15 @@ class Deadline(BaseCallback):
         self.seconds, self.after, self.watch = seconds, after, watch
         self.began, self.passed, self.first = 0.0, 0.0, 0
         self.returns: list[float] = []
+        self.searched: list[float] = []  # fractions of the batches that count
 
     def _on_step(self) -> bool:
         self.returns += [float(info["episode"]["r"]) for info in self.locals["infos"] if "episode" in info]
         if self.began == 0.0 and self.model._n_updates >= self.after:  # type: ignore[attr-defined]
             self.began, self.first = time.perf_counter(), self.num_timesteps
             self.watch.clear()
+        if self.began:
+            self.searched.append(self.model.reanalyzer.searched_fraction)  # type: ignore[attr-defined]
         self.passed = time.perf_counter() - self.began if self.began else 0.0
         return self.passed < self.seconds
 
@@ -283,7 +302,12 @@ def whole_steps(model: EfficientZeroV2, given: Circumstances, seconds: float) ->
     """Training steps a second, the milliseconds of every part, and how busy the GPU is.
 
     The GPU is waited for where its results are read: in acting, in reanalysis, and at the end of an update.
+
+    :param model: new, or one that goes on
+    :param given: to the part
+    :param seconds: that count
     """
+    goes_on = model._n_updates > 0
     watch = Stopwatch()
     assert model.env is not None
     for name, owner, method in (
@@ -296,20 +320,23 @@ def whole_steps(model: EfficientZeroV2, given: Circumstances, seconds: float) ->
         ("train", model, "train"),
     ):
         watch.watch(name, owner, method)
-    settled = SETTLED_IMAGES if isinstance(model.policy.model, ImageModel) else SETTLED
-    deadline = Deadline(seconds, 5 if given.quick else settled, watch)
+    settled = SETTLED_AGAIN if goes_on else 5 if given.quick else SETTLED
+    deadline = Deadline(seconds, model._n_updates + settled, watch)
     began = time.perf_counter()
     with utilisation(given.device) as busy:
-        model.learn(10**9, callback=deadline, log_interval=10**9)
+        model.learn(10**9, callback=deadline, log_interval=10**9, reset_num_timesteps=not goes_on)
     n = max(model.num_timesteps - deadline.first, 1)
     shares = dict(watch.seconds)
-    _print_profile(model)
+    searched = float(np.mean(deadline.searched)) if deadline.searched else 0.0
+    if not goes_on:
+        _print_profile(model)
     parts = {name: 1e3 * each / n for name, each in shares.items()}
     parts["update"] = parts.pop("train") - parts["sampling"] - parts["reanalysis"] - parts["new priorities"]
     return {
         "steps a second": n / deadline.passed,
         "before counting, s": deadline.began - began,
-        "searched": model.reanalyzer.searched_fraction,
+        "searched": searched,
+        "updates": n,
         **{f"{name}, ms": value for name, value in parts.items()},
         **busy,
         "returns": deadline.returns[-20:],
@@ -330,36 +357,89 @@ def _print_profile(model: EfficientZeroV2) -> None:
 
 def measure_vectors(findings: Findings, given: Circumstances) -> None:
     """The paper's network for vectors: 256 states to a batch, 32 simulations."""
-    n_random, seconds = (30, 0.5) if given.quick else (2_000, 4 * given.seconds)
-    for mixed in (False, True):
-        name = f"vectors, whole steps, {'mixed' if mixed else 'full'} precision"
-        findings.attempt(name, lambda mixed=mixed: _asked(new_model(VECTORS, given, n_random, mixed), given, seconds))
-    sizes = (1, 4) if given.quick else (1, 256, 1536)
-    findings.attempt("vectors, searches", lambda: searches(VECTORS, given, sizes))
-    findings.attempt("vectors, updates", lambda: updates(VECTORS, given, benchmark=False))
+    n_random, seconds = (30, 0.5) if given.quick else (2_000, 6 * given.seconds)
+    model = new_model(VECTORS, given, n_random, False)
 
+    def asked() -> dict[str, Any]:
+        found = whole_steps(model, given, seconds)
+        return {"reaches what is asked": found["steps a second"] >= ASKED_UPDATES_PER_SECOND, **found}
 
-def _asked(model: EfficientZeroV2, given: Circumstances, seconds: float) -> dict[str, Any]:
-    found = whole_steps(model, given, seconds)
-    return {"reaches what is asked": found["steps a second"] >= ASKED_UPDATES_PER_SECOND, **found}
+    chosen = {name: each for name, each in VARIANTS.items() if not (given.quick and each.compiled)}
+    in_every_way(findings, given, "vectors", model, chosen, asked)
+    findings.attempt("vectors, few states", lambda: few_states(given))
+    findings.attempt("vectors, searches", lambda: searches(VECTORS, given, (1, 4) if given.quick else (1, 256, 1536)))
 
 
 def measure_images(findings: Findings, given: Circumstances) -> None:
     """The paper's network for images at the ``atari`` entry's setting."""
-    n_random, seconds = (30, 0.5) if given.quick else (600, 4 * given.seconds)
-    for mixed in (False, True):
-        name = f"images, whole steps, {'mixed' if mixed else 'full'} precision"
-        findings.attempt(name, lambda mixed=mixed: _image_steps(given, n_random, mixed, seconds))
-    for benchmark in (False, True):
-        name = f"images, updates, cuDNN {'tries' if benchmark else 'guesses'}"
-        findings.attempt(name, lambda benchmark=benchmark: updates(PICTURES, given, benchmark))
+    n_random, seconds = (30, 0.5) if given.quick else (600, 6 * given.seconds)
+    model = new_model(PICTURES, given, n_random, False, **_breakout())
+
+    def asked() -> dict[str, Any]:
+        found = whole_steps(model, given, seconds)
+        both = found["update, ms"] + found["reanalysis, ms"]
+        return {"update and its searches, ms": both, "reaches what is asked": both <= ASKED_IMAGE_UPDATE_MS, **found}
+
+    in_every_way(findings, given, "images", model, IMAGE_VARIANTS, asked)
     findings.attempt("images, searches", lambda: searches(PICTURES, given, (1, 4) if given.quick else (1, 256)))
 
 
-def _image_steps(given: Circumstances, n_random: int, mixed: bool, seconds: float) -> dict[str, Any]:
-    found = whole_steps(new_model(PICTURES, given, n_random, mixed, **_breakout()), given, seconds)
-    both = found["update, ms"] + found["reanalysis, ms"]
-    return {"update and its searches, ms": both, "reaches what is asked": both <= ASKED_IMAGE_UPDATE_MS, **found}
+def in_every_way(
+    findings: Findings,
+    given: Circumstances,
+    name: str,
+    model: EfficientZeroV2,
+    chosen: dict[str, Variant],
+    asked: Callable[[], dict[str, Any]],
+) -> None:
+    """Whole steps as they are; single updates in every way; whole steps in the fastest ways that these show.
+
+    :param findings: of the part
+    :param given: to the part
+    :param name: what the model is for
+    :param model: new; all measurements go on with it
+    :param chosen: the ways
+    :param asked: measures whole steps
+    """
+    findings.attempt(f"{name}, whole steps, full precision", asked)
+    plain = {each: variant for each, variant in chosen.items() if not variant.compiled}
+    findings.attempt(f"{name}, variants", lambda: variants(model, given, plain))
+    found = findings.content["checks"][f"{name}, variants"]
+    if len(plain) < len(chosen):  # takes longest, and may fail
+        others = {each: chosen[each] for each in chosen.keys() - plain.keys() | {USUAL}}
+        findings.attempt(f"{name}, compiled variants", lambda: variants(model, given, others))
+        found = findings.content["checks"][f"{name}, compiled variants"] | found
+    times = {each: found[f"{each}, ms"] for each in chosen if f"{each}, ms" in found}
+    if USUAL not in times:
+        return
+    for best in dict.fromkeys([best_of(times, mixed=False), best_of(times, mixed=True)]):
+        if best == USUAL:
+            continue
+        with computed_by(chosen[best], given.device):
+            use(model, chosen[best])
+            findings.attempt(f"{name}, whole steps, {best}", lambda best=best: differences(chosen[best]) | asked())
+
+
+def few_states(given: Circumstances) -> dict[str, Any]:
+    """Searches of a few states, by the cores beside the GPU and by the GPU itself."""
+    model, planner = new_network(VECTORS, given.quick).to(given.device), planner_of(VECTORS, given.quick)
+    rng, found = np.random.default_rng(0), {}
+    for n in (1, 2) if given.quick else (1, 2, 4, 6, 8, 12, 16):
+        observations = observations_of(VECTORS, n, rng)
+        here, there = ({"observation": observations.to(device)} for device in ("cpu", given.device))
+
+        def on_cores(n: int = n, here: dict[str, th.Tensor] = here) -> None:
+            with mock.patch("sb3_ezv2.planning.planner.is_faster_on_host", lambda model, n: True):
+                planner.plan(model, here, planner.draw_noise(model, n, rng), explore=True)
+
+        def on_device(n: int = n, there: dict[str, th.Tensor] = there) -> None:
+            with as_on_a_gpu():
+                planner.plan(model, there, planner.draw_noise(model, n, rng), explore=True)
+
+        on_cores(), on_device()
+        times = milliseconds(given, {"cores": on_cores, "GPU": on_device})
+        found |= {f"{n}: {name}, ms": value for name, value in times.items()}
+    return found
 
 
 def _breakout() -> dict[str, Any]:

@@ -159,6 +159,7 @@ class TorchRanks(Ranks):
         with self._together(), th.no_grad():
             for tensor in tensors:
                 dist.broadcast(tensor.data, 0)
+                th.autograd.graph.increment_version(tensor)  # which PyTorch does not see through ``data``
 
     def led(self, act: Callable[[], bool], obey: Callable[..., Any]) -> bool:
         """See :meth:`Ranks.led`."""

@@ -1,37 +1,59 @@
 """From numpy to torch, where tensors lie, and torch's threads."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch as th
 from torch import nn
 
-from sb3_ezv2.common.type_aliases import ObservationArrays
 
-
-def to_tensors(observations: ObservationArrays, device: th.device) -> dict[str, th.Tensor]:
+def to_tensors(observations: Mapping[str, np.ndarray | th.Tensor], device: th.device) -> dict[str, th.Tensor]:
     """Observations by key as tensors on ``device``."""
     return {key: on_device(value, device) for key, value in observations.items()}
 
 
-def on_device(array: np.ndarray, device: th.device) -> th.Tensor:
+def on_device(array: np.ndarray | th.Tensor, device: th.device) -> th.Tensor:
     """An array as a tensor on ``device``; to a GPU through pinned memory, so that the copy need not be waited for."""
     tensor = th.as_tensor(array)
-    if device.type != "cuda" or tensor.numel() == 0:
+    if device.type != "cuda" or tensor.is_cuda or tensor.numel() == 0:
         return tensor.to(device)
     # PyTorch gives this memory to nobody else before the copy has been made.
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def on_its_way(tensor: th.Tensor) -> Callable[[], np.ndarray]:
+    """A copy of a tensor that begins to travel to the CPU; what is returned waits for it and gives the array."""
+    if tensor.device.type != "cuda":
+        return tensor.numpy
+    here = th.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    here.copy_(tensor, non_blocking=True)
+    arrived = th.cuda.current_stream(tensor.device).record_event()
+
+    def wait() -> np.ndarray:
+        arrived.synchronize()
+        return here.numpy()
+
+    return wait
 
 
 ALIGNMENT = 256
 """Bytes: where an array may begin in memory that several share; every kernel can read from there at full speed."""
 
 
-def on_device_together(arrays: Sequence[np.ndarray], device: th.device) -> list[th.Tensor]:
-    """As :func:`on_device` for several arrays: to a GPU they go in one piece, so that there is one copy to start."""
+def on_device_together(arrays: Sequence[np.ndarray | th.Tensor], device: th.device) -> list[th.Tensor]:
+    """As :func:`on_device` for several arrays: to a GPU they go in one piece, so that there is one copy to start.
+
+    What is a tensor already lies where it belongs.
+    """
     if device.type != "cuda":
         return [on_device(array, device) for array in arrays]
+    sent = iter(_sent_together([array for array in arrays if not isinstance(array, th.Tensor)], device))
+    return [array if isinstance(array, th.Tensor) else next(sent) for array in arrays]
+
+
+def _sent_together(arrays: list[np.ndarray], device: th.device) -> list[th.Tensor]:
+    """Copies on a GPU, one behind the other."""
     staging = th.empty(packed_size(arrays), dtype=th.uint8, pin_memory=True)
     for view, array in zip(views(staging, arrays), arrays, strict=True):
         view.copy_(th.as_tensor(array))  # by all of torch's threads if it is large

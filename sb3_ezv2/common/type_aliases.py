@@ -6,13 +6,16 @@ Sizes used throughout: ``n_roots`` states searched together, ``n_candidates`` ac
 ``target_shape`` are those of the :class:`~sb3_ezv2.common.actions.kind.ActionKind`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
+import torch as th
 
 ObservationArrays = dict[str, np.ndarray]
 """Observations by key (one key, ``"observation"``, unless the space is a ``Dict``), rows first."""
+GatheredObservations = Mapping[str, np.ndarray | th.Tensor]
+"""The same as the replay buffer gives them to a model: those that a device keeps are tensors there."""
 
 
 class SearchRoot(NamedTuple):
@@ -94,7 +97,7 @@ class TrajectoryBatch(NamedTuple):
     slots: np.ndarray  # [batch, unroll + td_steps + 1] int64, the chains
     n_ahead: np.ndarray  # [batch] int64, transitions that really follow the position, at most unroll + td_steps
     terminated: np.ndarray  # [batch] bool, whether the chain's last state is terminal
-    observations: ObservationArrays  # [batch, unroll + 1, ...]
+    observations: GatheredObservations  # [batch, unroll + 1, ...]
     actions: np.ndarray  # [batch, unroll, *action_shape]; random past a terminal state
     rewards: np.ndarray  # [batch, unroll + td_steps] float32, zero past the end
     ages: np.ndarray  # [batch, unroll + 1] int64, observations stored since that state

@@ -76,7 +76,7 @@ def inspect_model(
     bootstrap = batch.slots[np.arange(len(fresh)), returns.bootstrap[first]]
     device = model.reward_scale.device
     # Not td_values, which copies to the host.
-    following = model.values(to_tensors(buffer.observations_at(bootstrap, normalizer), device))
+    following = model.values(to_tensors(buffer.observations_for_model(bootstrap, normalizer), device))
     sums, discounts = (
         on_device(np.ascontiguousarray(part[first]), device) for part in (returns.sums, returns.discounts)
     )

@@ -70,7 +70,7 @@ def _vectors(
     slots: np.ndarray, buffer: TrajectoryReplayBuffer, model: EfficientZeroModel, normalizer: Normalizer
 ) -> th.Tensor:
     """:func:`as_vectors` of the observations in ``slots [n]``."""
-    return as_vectors(model, to_tensors(buffer.observations_at(slots, normalizer), model.reward_scale.device))
+    return as_vectors(model, to_tensors(buffer.observations_for_model(slots, normalizer), model.reward_scale.device))
 
 
 def _n_telling(rewards: np.ndarray, buffer: TrajectoryReplayBuffer, model: EfficientZeroModel) -> int:

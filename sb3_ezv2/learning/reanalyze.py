@@ -9,12 +9,13 @@ import torch as th
 from sb3_ezv2.common.actions import ActionKind
 from sb3_ezv2.common.normalization import UNCHANGED, Normalizer
 from sb3_ezv2.common.recording import RecordedRows
-from sb3_ezv2.common.tensors import on_device_together, to_tensors
+from sb3_ezv2.common.tensors import on_device_together, on_its_way, to_tensors
 from sb3_ezv2.common.type_aliases import PolicyTargets, TrainingTargets, TrajectoryBatch
 from sb3_ezv2.learning.novelty import Novelty
 from sb3_ezv2.learning.search_statistics import search_statistics
 from sb3_ezv2.learning.targets import MultiStepReturns, loss_masks, n_step_returns, uses_td, value_prefixes
 from sb3_ezv2.networks.model import EfficientZeroModel, ImageModel
+from sb3_ezv2.planning.host_copy import is_faster_on_host, on_host
 from sb3_ezv2.planning.planner import Planner
 from sb3_ezv2.replay.buffer import TrajectoryReplayBuffer
 
@@ -22,6 +23,9 @@ MAX_STATES, MAX_IMAGES_ON_CPU, MAX_VECTORS_ON_GPU = 1024, 256, 2048
 """States searched or evaluated in one go; more gain nothing and cost memory. On a GPU the networks for vectors are so
 small that the time of a search hardly depends on its size."""
 
+
+Awaited = Callable[[], np.ndarray]
+"""Waits for numbers from the model's device and gives them."""
 
 SEARCH_VALUES = {"improved": "improved_values", "mean": "root_values", "policy": "policy_values"}
 """Value estimates of a search by name, and where a plan has them."""
@@ -139,15 +143,18 @@ class Reanalyzer:
         unroll = batch.actions.shape[1]
         prefix = model.value_prefix
         masks = loss_masks(batch.n_ahead, unroll)
-        search_values, policies = self._search_targets(
-            batch, buffer, target_model, version, masks.policies > 0, rng, normalizer
-        )
         td_steps = batch.rewards.shape[1] - unroll
         returns = n_step_returns(batch.rewards, batch.n_ahead, batch.terminated, self.planner.discount, td_steps)
         td = uses_td(batch.ages, batch.n_ahead, *rule)
         self.search_value_fraction = 1.0 - np.count_nonzero(td) / td.size
-        values = np.where(td, td_values(batch, returns, td, buffer, model, normalizer), search_values)
-        rewards = go_on_past_the_end(batch, values, buffer, model, normalizer)
+        # A GPU computes these while a few states are searched on the CPU.
+        multi_step = td_values(batch, returns, td, buffer, model, normalizer)
+        past_the_end = go_on_past_the_end(batch, buffer, model, normalizer)
+        search_values, policies = self._search_targets(
+            batch, buffer, target_model, version, masks.policies > 0, rng, normalizer
+        )
+        values = np.where(td, multi_step(), search_values)
+        rewards = past_the_end(values)
         return TrainingTargets(
             rewards=rewards if prefix is None else value_prefixes(rewards, prefix.horizon),
             values=values,
@@ -207,13 +214,15 @@ class Reanalyzer:
         """Search all ``slots`` and return values and policy targets in their order."""
         values, actions, weights = [], [], []
         for chunk in in_chunks(model, slots):
-            observations = to_tensors(buffer.observations_at(chunk, normalizer), model.reward_scale.device)
+            device = th.device("cpu") if is_faster_on_host(model, len(chunk)) else model.reward_scale.device
+            observations = to_tensors(buffer.observations_for_model(chunk, normalizer), device)
             noise = self.planner.draw_noise(model, len(chunk), rng)
             masks = buffer.masks_at(chunk)
             plan = self.planner.plan(model, observations, noise, explore=True, masks=masks)
             found = model.action_kind.policy_targets(plan)
             if self.wants_statistics:
-                self.statistics, self.wants_statistics = search_statistics(model, observations, plan, masks), False
+                seen = to_tensors(observations, model.reward_scale.device)
+                self.statistics, self.wants_statistics = search_statistics(model, seen, plan, masks), False
             values.append(getattr(plan, SEARCH_VALUES[self.search_value]))
             actions.append(found.actions)
             weights.append(found.weights)
@@ -246,7 +255,9 @@ def _imagine(model: EfficientZeroModel, actions: th.Tensor, *observations: th.Te
 
 RECORDED = {function: RecordedRows(function) for function in (_values, _imagine)}
 MAX_RECORDED_IMAGES = 64
-"""More images than these keep a GPU busy without a recording, which would pad them."""
+"""More images than these keep a GPU busy without a recording, which would pad them to a power of two."""
+IMAGE_ROWS = 128
+"""More images are padded to a multiple of this: for every new number of them cuDNN looks for algorithms anew."""
 
 
 @th.no_grad()
@@ -257,14 +268,18 @@ def ask_model(
     slots: np.ndarray,
     normalizer: Normalizer,
     *arrays: np.ndarray,
-) -> np.ndarray:
+) -> Awaited:
     """What one of the functions above says of ``arrays [n, ...]`` and the observations in ``slots [n]``."""
-    device = model.reward_scale.device
-    observations = buffer.observations_at(slots, normalizer)
+    device, n = model.reward_scale.device, len(slots)
+    missing = _n_rows(model, n) - n
+    if missing > 0:
+        slots = _filled_up(slots, missing)
+        arrays = tuple(_filled_up(rows, missing) for rows in arrays)
+    observations = buffer.observations_for_model(slots, normalizer)
     tensors = on_device_together([*arrays, *(observations[name] for name in model.spaces)], device)
-    if _is_recorded(model, len(slots)):
+    if _is_recorded(model, n):
         function = RECORDED[function]
-    return function(model, *tensors).cpu().numpy()
+    return on_its_way(function(model, *tensors)[:n])
 
 
 def _is_recorded(model: EfficientZeroModel, n: int) -> bool:
@@ -273,11 +288,22 @@ def _is_recorded(model: EfficientZeroModel, n: int) -> bool:
     return on_gpu and (n <= MAX_RECORDED_IMAGES or not isinstance(model, ImageModel))
 
 
+def _filled_up(rows: np.ndarray, missing: int) -> np.ndarray:
+    return np.concatenate([rows, rows[:1].repeat(missing, 0)])
+
+
+def _n_rows(model: EfficientZeroModel, n: int) -> int:
+    """How many states are evaluated in place of ``n``; the first one is repeated."""
+    many_images = model.reward_scale.device.type == "cuda" and not _is_recorded(model, n)
+    return -(-n // IMAGE_ROWS) * IMAGE_ROWS if many_images else n
+
+
 def stored_values(
     model: EfficientZeroModel, buffer: TrajectoryReplayBuffer, slots: np.ndarray, normalizer: Normalizer
-) -> np.ndarray:
+) -> Awaited:
     """Values ``[n]`` that the network gives the observations in ``slots [n]``."""
-    return np.concatenate([ask_model(_values, model, buffer, chunk, normalizer) for chunk in in_chunks(model, slots)])
+    found = [ask_model(_values, model, buffer, chunk, normalizer) for chunk in in_chunks(model, slots)]
+    return lambda: np.concatenate([wait() for wait in found])
 
 
 def td_values(
@@ -287,24 +313,29 @@ def td_values(
     buffer: TrajectoryReplayBuffer,
     model: EfficientZeroModel,
     normalizer: Normalizer,
-) -> np.ndarray:
+) -> Awaited:
     """Multi-step targets ``[batch, unroll + 1]`` of the states in ``needed``; elsewhere without the bootstrap."""
     values = returns.sums.copy()
     needed = needed & (returns.discounts > 0.0)
-    if needed.any():
-        slots = np.take_along_axis(batch.slots, returns.bootstrap, axis=1)[needed]
-        slots, inverse = np.unique(slots, return_inverse=True)
-        values[needed] += returns.discounts[needed] * stored_values(model, buffer, slots, normalizer)[inverse]
-    return values
+    if not needed.any():
+        return lambda: values
+    slots = np.take_along_axis(batch.slots, returns.bootstrap, axis=1)[needed]
+    slots, inverse = np.unique(slots, return_inverse=True)
+    found = stored_values(model, buffer, slots, normalizer)
+
+    def add() -> np.ndarray:
+        values[needed] += returns.discounts[needed] * found()[inverse]
+        return values
+
+    return add
 
 
 def go_on_past_the_end(
     batch: TrajectoryBatch,
-    values: np.ndarray,
     buffer: TrajectoryReplayBuffer,
     model: EfficientZeroModel,
     normalizer: Normalizer,
-) -> np.ndarray:
+) -> Callable[[np.ndarray], np.ndarray]:
     """Targets behind the last observation of a trajectory that did not terminate.
 
     Nobody knows what would have followed there, but the model knows something: what it predicts when it starts from the
@@ -312,25 +343,30 @@ def go_on_past_the_end(
     actions; otherwise a search that passes it would find whatever the model does where it was never trained.
 
     :param batch: with random actions behind the end
-    :param values: targets ``[batch, unroll + 1]``, changed in place behind such ends
     :param buffer: where the last observations are
     :param model: goes on
     :param normalizer: of observations
-    :return: reward targets ``[batch, unroll]``
+    :return: takes value targets ``[batch, unroll + 1]``, changes them in place behind such ends, and gives reward
+        targets ``[batch, unroll]``
     """
     unroll = batch.actions.shape[1]
     rewards = batch.rewards[:, :unroll].copy()
     rows = np.flatnonzero((batch.n_ahead < unroll) & ~batch.terminated)
     if len(rows) == 0:
-        return rewards
+        return lambda values: rewards
     steps = batch.n_ahead[rows, None] + np.arange(unroll)  # of the unroll, one after the other from the end on
     actions = batch.actions[rows[:, None], np.minimum(steps, unroll - 1)]
-    found = ask_model(_imagine, model, buffer, batch.slots[rows, steps[:, 0]], normalizer, actions)
+    imagined = ask_model(_imagine, model, buffer, batch.slots[rows, steps[:, 0]], normalizer, actions)
     inside = steps < unroll
     at = np.broadcast_to(rows[:, None], steps.shape)[inside], steps[inside]
-    rewards[at] = found[inside][:, 0]
-    values[at[0], at[1] + 1] = found[inside][:, 1]
-    return rewards
+
+    def write(values: np.ndarray) -> np.ndarray:
+        found = imagined()[inside]
+        rewards[at] = found[:, 0]
+        values[at[0], at[1] + 1] = found[:, 1]
+        return rewards
+
+    return write
 
 
 @th.no_grad()
@@ -351,11 +387,13 @@ def bellman_errors(
     :param normalizer: of observations and rewards
     :return: ``[n]``
     """
+    if is_faster_on_host(model, 2 * len(slots)):
+        model = on_host(model)  # the same numbers that have just acted
     rewards, terminal, following = buffer.transitions_at(slots)
     rewards = normalizer.rewards(rewards)
     if novelty is not None:
         rewards = novelty.mixed(rewards, following, buffer, model, normalizer)
-    both = stored_values(model, buffer, np.concatenate([slots, following]), normalizer)
+    both = stored_values(model, buffer, np.concatenate([slots, following]), normalizer)()
     values, next_values = np.split(both, 2)
     targets = (rewards + discount * ~terminal * next_values).astype(np.float32)
     return model.value_distance(th.as_tensor(values), th.as_tensor(targets)).numpy()

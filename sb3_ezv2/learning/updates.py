@@ -122,6 +122,8 @@ class RecordedUpdate:
         for rate, group in zip(self.rates, self.copies.optimizer.param_groups, strict=True):
             rate.fill_(group["lr"])
         output = self.repeat()
+        # PyTorch counts no changes that a repetition makes; a copy on the CPU asks for them.
+        th.autograd.graph.increment_version(self.copies.average.reward_scale)
         if self.ranks.size > 1:
             output = common_gradient(self.copies, output, self.settings, self.ranks)
         if not self.steps_too:

@@ -249,6 +249,9 @@ class ImageModel(EfficientZeroModel):
         its own
     """
 
+    channels_last_on_gpu = True
+    """Whether images enter the convolutions of a GPU with their channels side by side, as its kernels want them."""
+
     def __init__(
         self,
         observation_space: spaces.Space,
@@ -289,7 +292,9 @@ class ImageModel(EfficientZeroModel):
         if not is_image_space_channels_first(space):
             pixels = pixels.movedim(-1, -3)
         augment = self.training and self.augment and max_shift > 0
-        image = (random_shift(pixels, max_shift, generator) if augment else pixels).float()
+        layout = th.channels_last if pixels.is_cuda and self.channels_last_on_gpu else th.preserve_format
+        moved = random_shift(pixels, max_shift, generator) if augment else pixels
+        image = moved.to(th.float32, memory_format=layout)
         if self.normalize_images:
             image.div_(255.0)  # not the pixels given, which are bytes
         return random_intensity(image, generator=generator) if augment else image

@@ -287,6 +287,7 @@ def fused_search(
     n_children: int,
     sampling: tuple[int, float],
     masks: np.ndarray | None = None,
+    n_chunks: int = 1,
 ) -> tuple[SearchResult, np.ndarray] | None:
     """Search from real observations.
 
@@ -299,6 +300,7 @@ def fused_search(
     :param sampling: number of candidates from the policy itself (negative to act greedily) and the factor of the
         flattened policy's standard deviation, see :func:`~sb3_ezv2.planning.fused_network.sample_candidates`
     :param masks: which actions are candidates ``[n, n_candidates]`` bool, where none is sampled; ``None`` for all
+    :param n_chunks: pieces to be searched at the same time, at least
     :return: the result and the sampled candidates ``[n, n_candidates, noise_dim]``; ``None`` if a value or a policy of
         ``observations`` is not finite
     """
@@ -310,7 +312,7 @@ def fused_search(
     candidates = np.empty((n, n_candidates, noise.candidates.shape[2]), np.float32)
     # A copy in any case: a view could not be written to, and for arrays like that everything is compiled once more.
     gumbel = np.array(np.broadcast_to(noise.gumbel, (n, n_candidates)), order="C")
-    n_chunks = max(-(-n // CHUNK), min(n // MIN_HALF, 2))
+    n_chunks = max(-(-n // CHUNK), min(n // MIN_HALF, 2), min(n_chunks, n))
     bounds = [n * i // max(n_chunks, 1) for i in range(n_chunks + 1)]
 
     def rows_together(n_states: int) -> int:
@@ -324,11 +326,7 @@ def fused_search(
         nodes = _new_nodes(weights, settings.n_simulations + 1, n_states, rows, n_candidates, n_children, sampled)
         finite = _search_chunk(
             weights,
-            observations[begin:end],
-            noise,
-            gumbel[begin:end],
-            masks[begin:end],
-            begin,
+            *(observations[begin:end], noise, gumbel[begin:end], masks[begin:end], begin),
             schedule,
             n_children,
             constants,
@@ -361,12 +359,14 @@ def plan_fused(
     explore: bool,
     settings: SearchSettings,
     masks: np.ndarray | None = None,
+    n_chunks: int = 1,
 ) -> tuple[SearchResult, np.ndarray] | None:
-    """Search with :func:`fused_search`, see :data:`~sb3_ezv2.planning.planner.PlanFunction`."""
+    """Search with :func:`fused_search`, see :data:`~sb3_ezv2.planning.planner.PlanFunction` and there."""
     kind = model.action_kind
     sampling = kind.compiled_sampling(explore)
     assert sampling is not None
     flat = np.ascontiguousarray(model.vectors(observations).numpy(), np.float32)
     return fused_search(
-        model_weights(model), flat, noise, settings, float(model.reward_scale), kind.n_children, sampling, masks
+        *(model_weights(model), flat, noise, settings, float(model.reward_scale), kind.n_children, sampling, masks),
+        n_chunks=n_chunks,
     )

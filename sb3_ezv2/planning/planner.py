@@ -1,6 +1,7 @@
 """Noise in, plan out: chooses the search that suits a model and its device, and runs it."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch as th
@@ -10,8 +11,8 @@ from sb3_ezv2.common.type_aliases import NO_LIMIT, Noise, Plan, SearchResult, Se
 from sb3_ezv2.networks.model import EfficientZeroModel
 from sb3_ezv2.planning.device_search import draw_on_device, plan_on_device
 from sb3_ezv2.planning.fused_search import plan_fused
-from sb3_ezv2.planning.fused_weights import has_compiled_form, supports_fusion
-from sb3_ezv2.planning.host_copy import on_host
+from sb3_ezv2.planning.fused_weights import supports_fusion
+from sb3_ezv2.planning.host_copy import STATES_PER_CORE, is_faster_on_host, on_host
 from sb3_ezv2.planning.torch_nodes import TensorNoise
 from sb3_ezv2.planning.torch_search import plan_in_torch
 
@@ -22,9 +23,6 @@ Arguments as in :meth:`Planner.plan`, noise and candidates as the model's kind o
 samples its candidates, else empty. ``None`` if the network's values or policies are not finite.
 """
 
-FEW_STATES = 2
-"""So many states are searched on the CPU even if the model is on a GPU: 1.8 ms for each with the paper's network for
-vectors, where a GPU takes 5.6 ms for one and 7.7 ms for 256."""
 NOT_FINITE = (
     "the network's values or policies are not finite: training has diverged (use a lower learning_rate or "
     "max_grad_norm) or an observation is not finite"
@@ -54,7 +52,7 @@ class Planner:
         :param n: number of states
         :param rng: source of the noise
         """
-        if _is_on_gpu(model) and not _is_faster_on_host(model, n):
+        if _is_on_gpu(model) and not is_faster_on_host(model, n):
             return draw_on_device(model, n, self.n_simulations, rng)
         return self._draw(model, n, rng)
 
@@ -111,9 +109,11 @@ class Planner:
         :raises ValueError: if the network's values or policies are not finite
         """
         kind, settings = model.action_kind, self.settings(model)
-        if _is_faster_on_host(model, len(next(iter(observations.values())))):
+        search, n = choose_search(model), len(next(iter(observations.values())))
+        if is_faster_on_host(model, n):
             model, observations = on_host(model), {key: part.cpu() for key, part in observations.items()}
-        found = choose_search(model)(model, observations, noise, explore, settings, masks)
+            search = partial(plan_fused, n_chunks=n // STATES_PER_CORE)
+        found = search(model, observations, noise, explore, settings, masks)
         if found is None:
             raise ValueError(NOT_FINITE)
         result, drawn = found
@@ -165,8 +165,3 @@ def choose_search(model: EfficientZeroModel) -> PlanFunction:
 
 def _is_on_gpu(model: EfficientZeroModel) -> bool:
     return model.reward_scale.device.type == "cuda"
-
-
-def _is_faster_on_host(model: EfficientZeroModel, n: int) -> bool:
-    """Whether a copy on the CPU searches ``n`` states in less time than the GPU that the model is on."""
-    return model.reward_scale.device.type == "cuda" and n <= FEW_STATES and has_compiled_form(model)

@@ -15,6 +15,7 @@ from sb3_ezv2.common.arguments import OneOf, Real, Whole, switch
 from sb3_ezv2.common.normalization import UNCHANGED, Normalizer
 from sb3_ezv2.common.spaces import named_arrays, named_spaces
 from sb3_ezv2.common.type_aliases import ObservationArrays, TrajectoryBatch
+from sb3_ezv2.replay.frame_mirror import MirroredOnDevice
 from sb3_ezv2.replay.frame_storage import new_frame_storages
 from sb3_ezv2.replay.slots import EMPTY, FRONTIER, NO_FRONTIER, TERMINATED, TRANSITION, TRUNCATED, follow_slots
 from sb3_ezv2.replay.sources import FilledFromElsewhere
@@ -27,7 +28,7 @@ MIN_WEIGHT = 0.1
 """Importance weights are kept at or above this (EfficientZero V2's code)."""
 
 
-class TrajectoryReplayBuffer(FilledFromElsewhere):
+class TrajectoryReplayBuffer(FilledFromElsewhere, MirroredOnDevice):
     """Prioritised replay of trajectories; memory grows with use.
 
     :param buffer_size: number of observations kept, all environments together; the last one of an episode counts
@@ -347,7 +348,7 @@ class TrajectoryReplayBuffer(FilledFromElsewhere):
             slots=slots,
             n_ahead=n_ahead,
             terminated=self.kinds.reshape(-1)[slots[:, -1]] == TERMINATED,
-            observations=self.observations_at(states, normalizer),
+            observations=self.observations_for_model(states, normalizer),
             actions=self._actions_at(states[:, :-1], real[:, :unroll_steps], rng),
             rewards=rewards,
             ages=self.n_observations - self.ids_at(states),

@@ -122,6 +122,9 @@ class FrameStorage:
     :param n_slots: slots to begin with
     """
 
+    written: list[int] | None = None
+    """Numbers of the frames that were written since a mirror looked last; ``None`` where no mirror has all others."""
+
     def __init__(self, space: spaces.Box, n_stack: int, axis: int, n_slots: int) -> None:
         self.shape = space.shape
         self.dtype = space.dtype
@@ -194,7 +197,7 @@ class FrameStorage:
         :param pieces: of them, in their order ``[n, outer, inner]``
         """
         place = self.block_frames
-        self.blocks = self.blocks[:1]
+        self.blocks, self.written = self.blocks[:1], None
         for piece in pieces:
             for first in range(0, len(piece), self.block_frames):
                 part = piece[first : first + self.block_frames]
@@ -239,6 +242,8 @@ class FrameStorage:
             self._add_block()
         number = self.free.pop()
         self.frame(number)[:] = frame
+        if self.written is not None:
+            self.written.append(number)
         return number
 
     def _add_block(self) -> None:

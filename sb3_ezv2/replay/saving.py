@@ -35,7 +35,7 @@ OWN_ATTRIBUTES = {
     *("n_observations", "n_transitions", "_new_slots", "frontiers", "next_rows"),
 }
 """What a buffer of this package consists of; a subclass may have more."""
-OPTIONAL_ATTRIBUTES = {"kept", "has_old_data", "largest_weight"}
+OPTIONAL_ATTRIBUTES = {"kept", "has_old_data", "largest_weight", "mirrors"}
 """What one may have besides, written in a form of their own or not at all."""
 NAMES_IN_PICKLES = {
     "numpy": {"dtype", "ndarray"},

@@ -156,6 +156,14 @@ def test_a_run_in_legs_is_the_run_that_was_not_stopped(tmp_path):
         training.main([*command, "--out", str(tmp_path / "c"), "--checkpoints", "c", "--algo", "dqn"])
 
 
+def test_a_leg_notes_the_returns_of_its_episodes(tmp_path):
+    command = ["Corridor-v0", "--seed", "3", *SHORT, "--checkpoints", str(tmp_path / "checkpoints")]
+    training.main([*command, "--out", str(tmp_path / "a"), "--leg-seconds", "1000", *TINY])
+    record = json.loads((tmp_path / "a" / "Corridor-v0" / "seed-3.json").read_text())
+    steps = [step for step, _ in record["training_returns"]]
+    assert steps and steps == sorted(steps) and steps[-1] <= record["legs"][-1]["to"] == 30
+
+
 def test_a_failed_run_is_told(tmp_path, capsys):
     command = ["run", "--tasks", "Corridor-v0", "--out", str(tmp_path), "--set", "batch_size=-1"]
     with pytest.raises(SystemExit) as ended:

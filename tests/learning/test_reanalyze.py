@@ -379,8 +379,13 @@ def test_no_more_states_than_allowed_are_evaluated_at_once(rule, monkeypatch):
 
 
 @pytest.mark.parametrize("action_space", [DISCRETE, CONTINUOUS], ids=["discrete", "box"])
-def test_recorded_evaluations_give_the_same_targets(action_space, monkeypatch):
-    """As on a GPU, with padded batches, of which the surplus rows hold earlier states."""
+@pytest.mark.parametrize(
+    "patched, gpu",
+    [("_is_recorded", lambda model, n: True), ("_n_rows", lambda model, n: n + 5)],
+    ids=["recorded", "padded"],
+)
+def test_evaluations_as_on_a_gpu_give_the_same_targets(action_space, patched, gpu, monkeypatch):
+    """With padded batches, of which the surplus rows hold earlier states or the first one."""
     setting = Setting(action_space)
     setting.fill()
     slots = np.arange(5)
@@ -390,13 +395,13 @@ def test_recorded_evaluations_give_the_same_targets(action_space, monkeypatch):
         return [*targets, bellman_errors(setting.model, setting.buffer, slots, DISCOUNT)]
 
     plain = found()
-    monkeypatch.setattr(reanalyze, "_is_recorded", lambda model, n: True)
+    monkeypatch.setattr(reanalyze, patched, gpu)
     *recorded, errors = found()
     for ours, theirs in zip(plain, recorded, strict=False):
         assert_equal_targets(ours, theirs)
     np.testing.assert_allclose(plain[-1], errors, rtol=1e-4, atol=1e-5)
     for function in reanalyze.RECORDED.values():
-        assert setting.model in function._recordings
+        assert (setting.model in function._recordings) == (patched == "_is_recorded")
 
 
 @pytest.mark.parametrize("fresh", [0, 15, 10**9])

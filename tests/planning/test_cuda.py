@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from sb3_ezv2 import EfficientZeroV2
 from sb3_ezv2.common.tensors import on_device
 from sb3_ezv2.learning.updates import update
 from sb3_ezv2.planning.device_search import recorded_searches
-from sb3_ezv2.planning.host_copy import on_host
+from sb3_ezv2.planning.host_copy import is_faster_on_host, on_host
 from sb3_ezv2.planning.planner import Planner
 from tests.helpers.envs import RandomEnv
 from tests.helpers.tiny import (
@@ -26,6 +27,7 @@ from tests.helpers.tiny import (
 )
 from tests.networks.test_cnn import GREY, TINY_IMAGE_NETWORK
 
+FORM = "heads", "representation", "dynamics", "value_prefix", "action_kind"
 needs_a_gpu = pytest.mark.skipif(not th.cuda.is_available(), reason="needs a CUDA device")
 ACTION_SPACES = pytest.mark.parametrize("action_space", [DISCRETE, CONTINUOUS], ids=["discrete", "continuous"])
 
@@ -166,3 +168,55 @@ def test_a_copy_on_the_cpu_searches_as_the_model_does(action_space):
         np.testing.assert_array_equal(here.improved_policy, copied.improved_policy)
         seen.append(here.root_values[0])
     assert len(set(seen)) == 3 and on_host(model) is on_host(model) is not model
+
+
+def test_a_copy_on_the_cpu_is_made_anew_only_after_changes(monkeypatch):
+    """Those that a recording makes are told by the updates, because PyTorch does not count them."""
+    model = tiny_model(RandomEnv(), learning_starts=20).learn(25)
+    copies, copied, join = model.policy.copies, [], th.cat
+    on_host(copies.average), on_host(copies.target)
+
+    def counted(parts, dim=0):
+        copied.extend([parts] if parts[0].dim() == 1 and len(parts) > 20 else [])
+        return join(parts, dim=dim)
+
+    monkeypatch.setattr("sb3_ezv2.planning.host_copy.th.cat", counted)
+    on_host(copies.average), on_host(copies.target)
+    assert not copied
+    model.learn(1, reset_num_timesteps=False)
+    assert parameters_equal(on_host(copies.average), copies.average) and len(copied) == 1
+    copies.update_target()
+    assert parameters_equal(on_host(copies.target), copies.target) and len(copied) == 2
+    copies.average.reward_scale.data.fill_(7.0)  # as a recording does
+    assert not parameters_equal(on_host(copies.average), copies.average)
+    th.autograd.graph.increment_version(copies.average.reward_scale)
+    assert parameters_equal(on_host(copies.average), copies.average)
+
+
+def parameters_equal(ours, theirs):
+    """Of everything that a search reads."""
+    rest = theirs.state_dict()
+    return all(th.equal(part, rest[name]) for name, part in ours.state_dict().items() if part.dtype == th.float32)
+
+
+@pytest.mark.parametrize("cores, most", [(1, 2), (3, 6), (16, 8)])
+def test_so_many_states_are_searched_on_the_cpu(cores, most, monkeypatch):
+    monkeypatch.setattr("sb3_ezv2.planning.host_copy._n_cores", lambda: cores)
+    model = tiny_network(CONTINUOUS)
+    assert not is_faster_on_host(model, 1)  # it is there
+    elsewhere = SimpleNamespace(**{name: getattr(model, name) for name in FORM})
+    elsewhere.reward_scale = SimpleNamespace(device=th.device("cuda"), dtype=th.float32)
+    assert [is_faster_on_host(elsewhere, n) for n in (1, most, most + 1)] == [True, True, False]
+
+
+@ACTION_SPACES
+def test_a_model_on_a_gpu_leaves_few_states_to_the_cores(action_space, monkeypatch):
+    """In pieces; with the results of a search of all of them."""
+    model, planner = tiny_network(action_space), Planner(16, 3, 0.97)
+    observations = {"observation": th.linspace(-1.0, 1.0, 15).view(5, 3)}
+    noise = planner.draw_noise(model, 5, np.random.default_rng(1))
+    here = planner.plan(model, observations, noise, explore=True)
+    monkeypatch.setattr("sb3_ezv2.planning.planner.is_faster_on_host", lambda model, n: True)
+    pieces = planner.plan(model, observations, noise, explore=True)
+    for ours, theirs in zip(here, pieces, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)

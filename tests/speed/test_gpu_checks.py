@@ -16,6 +16,10 @@ import torch as th
 from benchmarks.speed import gpu_checks
 from benchmarks.speed.gpu_checks import GROUPS, LIMITS, chosen_parts, limit_of, main, run_part
 from benchmarks.speed.gpu_parts import PARTS, Findings
+from benchmarks.speed.gpu_variants import IMAGE_VARIANTS, USUAL, VARIANTS, best_of, computed_by, differences
+from sb3_ezv2.learning import updates
+from sb3_ezv2.learning.losses import unroll_loss
+from sb3_ezv2.networks.model import ImageModel
 
 ROOT = Path(__file__).parents[2]
 NOTE = 'import pathlib, sys; pathlib.Path(sys.argv[1]).write_text(\'{"lines": ["half"]}\')\n'
@@ -142,8 +146,29 @@ def test_a_whole_part_on_the_cpu(tmp_path):
     assert main(arguments) == 0, (tmp_path / "output.txt").read_text()
     checks = json.loads((tmp_path / "results.json").read_text())["parts"]["proprio"]["checks"]
     assert checks["vectors, whole steps, full precision"]["steps a second"] > 0
-    assert checks["vectors, updates"]["mixed, recorded, ms"] > 0
+    assert checks["vectors, variants"]["mixed, ms"] > 0
+    assert checks["vectors, few states"]["2: cores, ms"] > 0
     assert 0 < checks["vectors, searches"]["4: network's share"] < 2
+
+
+def test_the_fastest_way_is_taken_if_it_is_much_faster():
+    times = {USUAL: 10.0, "TF32 products": 9.8, "mixed": 5.0}
+    assert best_of(times, mixed=False) == USUAL and best_of(times, mixed=True) == "mixed"
+    assert best_of(times | {"compiled": 6.0}, mixed=False) == "compiled"
+
+
+@pytest.mark.parametrize("variants", [VARIANTS, IMAGE_VARIANTS])
+def test_ways_to_compute_differ_and_leave_no_trace(variants):
+    def state():
+        cudnn = th.backends.cudnn
+        return (cudnn.allow_tf32, cudnn.benchmark, th.get_float32_matmul_precision(), ImageModel.channels_last_on_gpu)
+
+    before, seen = state(), set()
+    for variant in variants.values():
+        with computed_by(variant, th.device("cpu")):
+            seen.add((*state(), updates.unroll_loss is unroll_loss, variant.mixed_precision))
+        assert state() == before and updates.unroll_loss is unroll_loss
+    assert len(seen) == len(variants) and not differences(variants[USUAL])
 
 
 @pytest.mark.skipif(th.cuda.is_available(), reason="there is a CUDA device")
