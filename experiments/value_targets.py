@@ -45,6 +45,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             np.mean([errors("5-step", age) - errors("mixed", age) for age in AGES], axis=0)
         )
         verdicts[f"{task}: improved form beats the mean"] = verdict(errors("SVE mean", 8) - errors("SVE improved", 8))
+        verdicts[f"{task}: policy form beats the improved one over all ages"] = verdict(
+            np.mean([errors("SVE improved", age) - errors("SVE policy", age) for age in AGES], axis=0)
+        )
         verdicts[f"{task}: SVE mean keeps the bound at N = 16"] = verdict(errors("bound", 0) - errors("SVE mean", 0))
     return {
         "ages": AGES,

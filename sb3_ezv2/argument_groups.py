@@ -112,7 +112,7 @@ class TargetArguments(ArgumentGroup):
     td_fresh: Annotated[int, Whole(0, meaning=f"a number of observations {NOT_A_SHARE}")]
     target_update_interval: Annotated[int | None, Whole(1)]
     value_target: Annotated[str, OneOf(VALUE_TARGETS)]
-    search_value: Annotated[str, OneOf(tuple(SEARCH_VALUES))]
+    search_value: Annotated[str | None, OneOf(tuple(SEARCH_VALUES))]
     use_target_cache: Annotated[bool, switch]
 
     def n_step(self, action_kind: ActionKind) -> int:

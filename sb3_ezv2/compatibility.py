@@ -38,6 +38,7 @@ def bring_up_to_date(attributes: dict[str, Any], defaults: Mapping[str, Any]) ->
         del attributes["random_repeat"]
     attributes.setdefault("novelty_coef", 0.0)  # which release 0.1 did not have
     attributes.setdefault("max_depth", attributes["n_simulations"])  # nor that one: nothing is deeper
+    attributes.setdefault("search_value", "improved")
     remembered = vars(attributes["statistics"]) if "statistics" in attributes else {}
     if "largest_reward" in remembered:  # only release 0.1 had it
         del remembered["largest_reward"]

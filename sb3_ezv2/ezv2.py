@@ -65,8 +65,9 @@ class EfficientZeroV2(OfflineAlgorithm):
     :param td_phase: T1 of the mixed value target, in updates: until then it is the multi-step return everywhere
     :param td_fresh: T2 of the mixed value target, in observations: the newest states keep the multi-step return
     :param value_target: ``"mixed"`` (paper); ``"search"`` or ``"multi_step"`` for one of its two parts alone
-    :param search_value: the search's part: the returns of its simulations with the candidates weighted by the
-        ``"improved"`` policy, by visits, which is the ``"mean"`` (paper, equation 9), or by the ``"policy"``
+    :param search_value: the search's part, the returns of its simulations with the candidates weighted by the
+        ``"policy"`` (``None`` with ``Discrete``), the ``"improved"`` one (``None`` elsewhere) or the visits
+        (``"mean"``, paper, equation 9)
     :param target_update_interval: updates between two copies of the average to the target network, after which every
         state is searched anew; ``None`` for 50, and more once states are drawn fewer than four times in them
     :param priority_beta: exponent of the importance weights
@@ -131,7 +132,7 @@ class EfficientZeroV2(OfflineAlgorithm):
         td_phase: int = 400,
         td_fresh: int = 1_000,
         value_target: str = "mixed",
-        search_value: str = "improved",
+        search_value: str | None = None,
         target_update_interval: int | None = None,
         priority_beta: float = 0.4,
         reward_coef: float = 1.0,

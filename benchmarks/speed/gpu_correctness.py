@@ -16,7 +16,7 @@ from sb3_ezv2 import CnnPolicy, EfficientZeroV2, EZV2Policy, TrajectoryReplayBuf
 from sb3_ezv2.common.recording import Recorder
 from sb3_ezv2.common.type_aliases import Plan
 from sb3_ezv2.learning.losses import TensorBatch
-from sb3_ezv2.learning.reanalyze import RECORDED, _imagine, _values
+from sb3_ezv2.learning.stored_states import RECORDED, _imagine, _values
 from sb3_ezv2.learning.updates import WARM_UPS, Updater, UpdateSettings, find_gradient, update
 from sb3_ezv2.networks.copies import ModelCopies
 from sb3_ezv2.networks.model import EfficientZeroModel

@@ -10,7 +10,7 @@ import torch as th
 
 from sb3_ezv2 import EfficientZeroV2
 from sb3_ezv2.common.recording import RecordedRows, Recorder
-from sb3_ezv2.learning import reanalyze
+from sb3_ezv2.learning import stored_states
 from sb3_ezv2.learning.losses import LossOutput, TensorBatch, unroll_loss
 from sb3_ezv2.learning.updates import WARM_UPS, Updater, UpdateSettings
 from sb3_ezv2.networks.model import ImageModel
@@ -76,8 +76,8 @@ def computed_by(variant: Variant, device: th.device) -> Iterator[None]:
 def forget_recordings() -> None:
     """Let searches and evaluations be recorded anew, as the present variant computes them."""
     device_search._SEARCHES.clear()
-    for function in reanalyze.RECORDED:
-        reanalyze.RECORDED[function] = RecordedRows(function)
+    for function in stored_states.RECORDED:
+        stored_states.RECORDED[function] = RecordedRows(function)
 
 
 def updates_by(

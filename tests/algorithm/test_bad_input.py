@@ -140,7 +140,7 @@ BAD_ARGUMENTS: dict[str, list[Any]] = {
     "td_phase": [-1, -0.5],
     "td_fresh": [-1, -0.5],
     "value_target": ["td", None],
-    "search_value": ["root", None],
+    "search_value": ["root", 1],
     "act_with": ["random", None],
     "target_update_interval": [0],
     "priority_beta": [-0.1],

@@ -11,8 +11,9 @@ from gymnasium import spaces
 
 from sb3_ezv2 import TrajectoryReplayBuffer
 from sb3_ezv2.common.type_aliases import TrainingTargets, TrajectoryBatch
-from sb3_ezv2.learning import reanalyze
-from sb3_ezv2.learning.reanalyze import MixedValueRule, Reanalyzer, bellman_errors
+from sb3_ezv2.learning import stored_states
+from sb3_ezv2.learning.reanalyze import SEARCH_VALUES, MixedValueRule, Reanalyzer
+from sb3_ezv2.learning.stored_states import bellman_errors
 from sb3_ezv2.networks.model import EfficientZeroModel
 from sb3_ezv2.planning.planner import Noise, Planner
 from tests.helpers.tiny import CONTINUOUS, DISCRETE, ONE_DIMENSION, tiny_network
@@ -292,8 +293,10 @@ def test_multi_step_targets_come_from_the_rewards_and_the_values():
             assert targets.values[row, j] == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
-def test_search_targets_are_those_of_a_plan():
-    setting = Setting(DISCRETE, GreedyPlanner)
+@pytest.mark.parametrize("space, default", [(DISCRETE, "policy_values"), (ONE_DIMENSION, "improved_values")])
+def test_search_targets_are_those_of_a_plan(space, default):
+    """Their value is weighted by the policy, or by the improved one where actions are sampled."""
+    setting = Setting(space, GreedyPlanner)
     setting.fill()
     batch = setting.sample()
     targets = setting.targets(batch)
@@ -301,13 +304,13 @@ def test_search_targets_are_those_of_a_plan():
     observations = {"observation": th.from_numpy(batch.observations["observation"][needed])}
     noise = setting.planner.greedy_noise(setting.target_model)
     plan = setting.planner.plan(setting.target_model, observations, noise, explore=True)
-    np.testing.assert_allclose(targets.values[needed], plan.improved_values, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(targets.values[needed], getattr(plan, default), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(targets.policies.weights[needed], plan.improved_policy, rtol=1e-3, atol=1e-4)
-    for search_value, expected in (("mean", plan.root_values), ("policy", plan.policy_values)):
+    for search_value, name in SEARCH_VALUES.items():
         other = Reanalyzer(setting.planner, setting.model.action_kind, True, search_value)
         found = setting.targets(batch, reanalyzer=other).values[needed]
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-        assert np.abs(found - targets.values[needed]).max() > 1e-2
+        np.testing.assert_allclose(found, getattr(plan, name), rtol=1e-4, atol=1e-4)
+        assert name == default or np.abs(found - targets.values[needed]).max() > 1e-2
 
 
 def test_policy_targets_of_continuous_actions():
@@ -368,7 +371,7 @@ def test_no_more_states_than_allowed_are_evaluated_at_once(rule, monkeypatch):
     for model in (setting.model, setting.target_model):
         represent = model.represent
         monkeypatch.setattr(model, "represent", lambda o, r=represent: (sizes.append(len(o["observation"])), r(o))[1])
-    monkeypatch.setattr(reanalyze, "MAX_STATES", 3)
+    monkeypatch.setattr(stored_states, "MAX_STATES", 3)
     np.testing.assert_allclose(
         bellman_errors(setting.model, setting.buffer, np.arange(20), DISCOUNT), errors, rtol=1e-4, atol=1e-6
     )
@@ -395,12 +398,12 @@ def test_evaluations_as_on_a_gpu_give_the_same_targets(action_space, patched, gp
         return [*targets, bellman_errors(setting.model, setting.buffer, slots, DISCOUNT)]
 
     plain = found()
-    monkeypatch.setattr(reanalyze, patched, gpu)
+    monkeypatch.setattr(stored_states, patched, gpu)
     *recorded, errors = found()
     for ours, theirs in zip(plain, recorded, strict=False):
         assert_equal_targets(ours, theirs)
     np.testing.assert_allclose(plain[-1], errors, rtol=1e-4, atol=1e-5)
-    for function in reanalyze.RECORDED.values():
+    for function in stored_states.RECORDED.values():
         assert (setting.model in function._recordings) == (patched == "_is_recorded")
 
 

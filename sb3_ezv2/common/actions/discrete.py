@@ -22,6 +22,7 @@ class DiscreteActions(ActionKind):
     shape = ()
     dtype = np.int64
     td_steps = 10
+    search_value = "policy"  # which the errors of a search do not choose, as they do its improved policy
     image_hidden_dim = 32  # paper
     min_value_range = 0.1
     min_value_share = 0.1

@@ -50,6 +50,8 @@ class ActionKind(ABC):
 
     td_steps: int
     """Default of the algorithm's ``td_steps``."""
+    search_value = "improved"
+    """Default of the algorithm's ``search_value``: a prior over sampled actions is uniform and says nothing."""
     image_hidden_dim: int
     """Default of the hidden size of the heads on images."""
     min_value_range: float
