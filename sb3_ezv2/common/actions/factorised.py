@@ -13,6 +13,8 @@ CHILDREN_PER_NODE = 2
 """Sampled actions at every node below the root, as for ``Box``."""
 SMALLEST = 1e-30
 """Least share that a choice is drawn from: what has no probability is never drawn, not even in front of all others."""
+MOST_DRAWN = 4
+"""Dimensions of a greedy candidate that are drawn from the policy; the others have their most probable choice."""
 FEW_CHOICES = 16
 """Up to so many choices of a dimension are compared one by one when one of them is drawn."""
 
@@ -28,9 +30,9 @@ class FactorisedActions(ActionKind):
     ``1 + (flatten_factor - 1) / sqrt(dimensions)``: all dimensions depart at once, and with the same temperature
     everywhere a candidate of hundreds of dimensions would always be worse than those of the policy.
 
-    Greedy candidates are the most probable action and others around it: with the probability ``1 / sqrt(dimensions)``
-    a dimension is drawn from the policy. If all were, those of hundreds of dimensions would differ from it wherever the
-    policy is unsure, and a search would choose between bad ones.
+    Greedy candidates are the most probable action and others that differ from it in few dimensions: of more than
+    :data:`MOST_DRAWN` dimensions so many are drawn from the policy on average. If all were, those of hundreds of dimensions
+    would differ wherever the policy is unsure, and a search would choose between bad ones.
 
     A mask has one entry per choice, those of all dimensions one after the other, as in sb3-contrib.
 
@@ -62,7 +64,7 @@ class FactorisedActions(ActionKind):
         self.n_candidates, self.n_policy_candidates, self.flatten_factor = sampling
         self.n_children = CHILDREN_PER_NODE
         self.temperature = 1.0 + (self.flatten_factor - 1.0) / math.sqrt(dim)
-        self.greedy_share = 1.0 / math.sqrt(dim)  # of the policy in what greedy candidates are drawn from
+        self.greedy_share = min(1.0, MOST_DRAWN / dim)  # of the policy in what greedy candidates are drawn from
         # The candidates themselves in one dimension, the probability of every choice in more: what the loss needs,
         # and the smaller of the two.
         self.n_targets, self.target_shape = (self.n_candidates, (1,)) if dim == 1 else (1, (self.output_dim,))
