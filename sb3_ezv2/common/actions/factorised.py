@@ -31,8 +31,8 @@ class FactorisedActions(ActionKind):
     everywhere a candidate of hundreds of dimensions would always be worse than those of the policy.
 
     Greedy candidates are the most probable action and others that differ from it in few dimensions: of more than
-    :data:`MOST_DRAWN` dimensions so many are drawn from the policy on average. If all were, those of hundreds of dimensions
-    would differ wherever the policy is unsure, and a search would choose between bad ones.
+    :data:`MOST_DRAWN` dimensions so many are drawn from the policy on average. If all were, those of hundreds of
+    dimensions would differ wherever the policy is unsure, and a search would choose between bad ones.
 
     A mask has one entry per choice, those of all dimensions one after the other, as in sb3-contrib.
 
