@@ -21,6 +21,7 @@ PAGES = {
     "classic_control": "docs/benchmarks.md",
     "pong_cpu": "docs/history.md",
     "action_spaces/walk": "docs/action_masks.md",
+    "action_masks_cost": "docs/action_masks.md",
     "action_spaces": "docs/action_spaces.md",
     "replay_memory": "docs/algorithm.md",
     "search_cost": "docs/performance.md",

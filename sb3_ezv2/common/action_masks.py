@@ -5,9 +5,11 @@ It returns one entry for every choice of the state that the environment is in: `
 actions, ``MultiDiscrete`` and ``MultiBinary`` those of all dimensions one after the other.
 """
 
+from functools import cache
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from sb3_ezv2.common.actions import ActionKind
@@ -24,6 +26,12 @@ MASKS = "<action masks>"
 def packed_size(kind: ActionKind) -> int:
     """Bytes of a packed mask."""
     return -(-kind.mask_size // 8)
+
+
+@cache
+def packed_space(n_bytes: int) -> spaces.Box:
+    """Of packed masks; made once, because every step that is stored asks for it."""
+    return spaces.Box(0, 255, (n_bytes,), np.uint8)
 
 
 def pack(masks: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from sb3_ezv2.common.action_masks import MASKS, packed_size, unpack
+from sb3_ezv2.common.action_masks import MASKS, packed_size, packed_space, unpack
 from sb3_ezv2.common.actions import action_kind_of
 from sb3_ezv2.common.arguments import OneOf, Real, Whole, switch
 from sb3_ezv2.common.normalization import UNCHANGED, Normalizer
@@ -107,8 +107,9 @@ class TrajectoryReplayBuffer(FilledFromElsewhere, MirroredOnDevice):
         """What is stored of an observation by key: its parts and, if there are any, the packed masks."""
         parts = named_spaces(self.observation_space)
         if self.action_masks:
-            n_bytes = packed_size(action_kind_of(self.action_space))
-            parts[MASKS] = spaces.Box(0, 255, (n_bytes,), np.uint8)
+            stored = vars(self).get("observations", {}).get(MASKS)  # none yet where the buffer is being made
+            n_bytes = packed_size(action_kind_of(self.action_space)) if stored is None else stored.shape[-1]
+            parts[MASKS] = packed_space(n_bytes)
         return parts
 
     def __len__(self) -> int:

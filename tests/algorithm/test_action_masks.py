@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNorm
 
 from sb3_ezv2 import EfficientZeroV2
 from sb3_ezv2.callbacks import TransitionJournal
-from sb3_ezv2.common.action_masks import MASKS, checked_masks, pack, unpack
+from sb3_ezv2.common.action_masks import MASKS, checked_masks, pack, packed_size, unpack
 from sb3_ezv2.common.actions import MANY_ACTIONS, action_kind_of
 from tests.helpers.envs import RandomEnv
 from tests.helpers.masked import MaskedEnv
@@ -49,6 +49,15 @@ def test_only_legal_actions_are_taken_and_masks_are_stored(space):
     stored_masks_are_those_of_their_states(model)
     kind = model.policy.action_kind
     assert model.replay_buffer.observations[MASKS].shape[-1] == -(-kind.mask_size // 8)
+
+
+def test_storing_a_step_makes_no_space_or_kind_of_action_anew(space, monkeypatch):
+    """Both take longer than storing itself."""
+    model = tiny_model(masked_envs(space)).learn(20)
+    before = model.replay_buffer.parts()
+    monkeypatch.setattr("sb3_ezv2.replay.buffer.action_kind_of", lambda space: pytest.fail("made anew"))
+    assert model.replay_buffer.parts()[MASKS] is before[MASKS]
+    assert before[MASKS].shape == (packed_size(model.policy.action_kind),)
 
 
 def test_nothing_illegal_is_a_candidate_or_has_a_visit_or_probability(space):

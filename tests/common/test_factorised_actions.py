@@ -14,6 +14,7 @@ SPACES = {
     "ragged": spaces.MultiDiscrete([3, 20, 2]),
     "binary": spaces.MultiBinary(4),
     "discrete": spaces.Discrete(30),
+    "many": spaces.MultiBinary(9),
 }
 N = 4_000
 
@@ -52,12 +53,24 @@ def shares(kind: FactorisedActions, found, dimension: int, rows: slice = slice(N
     return th.zeros(int(kind.sizes[dimension])).scatter_add_(0, numbers, weights) / weights.sum()
 
 
-def test_candidates_come_from_the_policy(kind):
+def test_exploring_candidates_come_from_the_policy(kind):
+    kind.n_policy_candidates = N
+    outputs = outputs_of(kind)
+    found = kind.candidates(outputs, noise_of(kind), explore=True)
+    np.testing.assert_allclose(found.logits.exp().sum(1), N, rtol=1e-4)
+    for dimension, expected in enumerate(by_hand(kind, outputs)):
+        np.testing.assert_allclose(shares(kind, found, dimension), expected[0], atol=0.03)
+
+
+def test_greedy_candidates_are_the_best_action_and_those_around_it(kind):
+    """Four dimensions are drawn from the policy on average, or all if there are no more."""
     outputs = outputs_of(kind)
     found = kind.candidates(outputs, noise_of(kind), explore=False)
     np.testing.assert_allclose(found.logits.exp().sum(1), N, rtol=1e-4)
     for dimension, expected in enumerate(by_hand(kind, outputs)):
-        np.testing.assert_allclose(shares(kind, found, dimension), expected[0], atol=0.03)
+        nearer = expected[0] * min(1.0, 4 / len(kind.sizes))
+        nearer[expected[0].argmax()] += 1.0 - nearer.sum()
+        np.testing.assert_allclose(shares(kind, found, dimension), nearer, atol=0.03)
     best = [int(part[0].argmax()) for part in by_hand(kind, outputs)]
     assert found.actions[0, 0].reshape(-1).tolist() == best
 

@@ -13,6 +13,8 @@ CHILDREN_PER_NODE = 2
 """Sampled actions at every node below the root, as for ``Box``."""
 SMALLEST = 1e-30
 """Least share that a choice is drawn from: what has no probability is never drawn, not even in front of all others."""
+MOST_DRAWN = 4
+"""Dimensions of a greedy candidate that are drawn from the policy; the others have their most probable choice."""
 FEW_CHOICES = 16
 """Up to so many choices of a dimension are compared one by one when one of them is drawn."""
 
@@ -27,6 +29,10 @@ class FactorisedActions(ActionKind):
     While exploring the candidates beyond ``n_policy_candidates`` come from a flattened policy of the temperature
     ``1 + (flatten_factor - 1) / sqrt(dimensions)``: all dimensions depart at once, and with the same temperature
     everywhere a candidate of hundreds of dimensions would always be worse than those of the policy.
+
+    Greedy candidates are the most probable action and others that differ from it in few dimensions: of more than
+    :data:`MOST_DRAWN` dimensions so many are drawn from the policy on average. If all were, those of hundreds of
+    dimensions would differ wherever the policy is unsure, and a search would choose between bad ones.
 
     A mask has one entry per choice, those of all dimensions one after the other, as in sb3-contrib.
 
@@ -58,6 +64,7 @@ class FactorisedActions(ActionKind):
         self.n_candidates, self.n_policy_candidates, self.flatten_factor = sampling
         self.n_children = CHILDREN_PER_NODE
         self.temperature = 1.0 + (self.flatten_factor - 1.0) / math.sqrt(dim)
+        self.greedy_share = min(1.0, MOST_DRAWN / dim)  # of the policy in what greedy candidates are drawn from
         # The candidates themselves in one dimension, the probability of every choice in more: what the loss needs,
         # and the smaller of the two.
         self.n_targets, self.target_shape = (self.n_candidates, (1,)) if dim == 1 else (1, (self.output_dim,))
@@ -176,13 +183,14 @@ class FactorisedActions(ActionKind):
     ) -> Candidates:
         """Distinct actions drawn from the policy and, exploring, from the flattened one.
 
-        Greedy: all from the policy, the first one being its most probable.
+        Greedy: the policy's most probable action first, then what is drawn around it.
         """
         logits = outputs if masks is None else outputs.masked_fill(~masks, -th.inf)
         by_dimension = self._by_dimension(logits, -th.inf)
         if not explore:
-            drawn = self._draw(by_dimension, noise)
-            drawn[:, 0] = by_dimension.argmax(-2)
+            best = by_dimension.argmax(-2)
+            drawn = self._draw(self._nearer(by_dimension, best), noise)
+            drawn[:, 0] = best
         else:
             n = self.n_policy_candidates
             flattened = self._draw(by_dimension / self.temperature, noise[:, n:])
@@ -192,6 +200,13 @@ class FactorisedActions(ActionKind):
     def children(self, outputs: th.Tensor, noise: th.Tensor) -> Candidates:
         """Distinct actions drawn from the policy."""
         return self._merged(self._draw(self._by_dimension(outputs, -th.inf), noise))
+
+    def _nearer(self, logits: th.Tensor, best: th.Tensor) -> th.Tensor:
+        """Logits ``[n, most choices, dimensions]`` of the policy mixed with its ``best [n, dimensions]`` choices."""
+        if self.greedy_share == 1.0:
+            return logits
+        is_best = th.arange(len(self.places), device=logits.device)[:, None] == best.unsqueeze(-2)
+        return (self.greedy_share * logits.softmax(-2) + (1.0 - self.greedy_share) * is_best).log()
 
     def _draw(self, logits: th.Tensor, noise: th.Tensor) -> th.Tensor:
         """Numbers ``[n, n_actions, dimensions]`` by inversion of the distribution function.
