@@ -4,6 +4,7 @@ import numpy as np
 import torch as th
 import torch.nn.functional as F
 
+from sb3_ezv2.common.actions import ActionKind
 from sb3_ezv2.common.normalization import Normalizer
 from sb3_ezv2.common.ranks import ALONE, Ranks
 from sb3_ezv2.common.tensors import to_tensors
@@ -16,44 +17,52 @@ from sb3_ezv2.replay.slots import EMPTY, TERMINATED, TRANSITION
 ENOUGH = 10
 """So many transitions that tell states apart, by their reward or by a terminal end, are enough to learn from."""
 EXACT = 1e-3
-"""A reward is given by the action if the fit misses it by at most this share of the rewards' size."""
+"""A reward is the cost of the action if the fit misses it by at most this share of the rewards' size."""
 N_FIRST, MOST_FEATURES = 2_000, 256
 N_REFERENCES, N_NEIGHBOURS = 512, 4
 GRID = 8
 """Images are compared after pooling to this many rows and columns."""
 
 
-def action_features(model: EfficientZeroModel, actions: np.ndarray) -> np.ndarray:
-    """What the cost of an action may be a linear function of ``[n, dim]``: 1, and the encoded action.
+def cost_features(kind: ActionKind, actions: np.ndarray) -> np.ndarray:
+    """What the cost of an action may be a linear function of ``[n, dim]``.
 
-    Of numbers also absolute values and squares, which covers the usual costs; of hundreds of choices nothing but the 1.
+    Of numbers: 1, the numbers themselves, their absolute values and squares, which covers the usual costs. Of choices
+    the 1 alone: rewards that differ between them are there to be learnt.
 
-    :param model: knows the kind of action
+    :param kind: of the actions
     :param actions: as stored ``[n, ...]``
     """
-    kind, parts = model.action_kind, [np.ones((len(actions), 1))]
-    if kind.encoded_dim <= MOST_FEATURES:
+    parts = [np.ones((len(actions), 1))]
+    if kind.scaled and kind.encoded_dim <= MOST_FEATURES:
         encoded = kind.encode(th.from_numpy(actions)).flatten(1).double().numpy()
-        parts += [encoded, np.abs(encoded), encoded**2] if kind.scaled else [encoded]
+        parts += [encoded, np.abs(encoded), encoded**2]
     return np.concatenate(parts, axis=1)
 
 
-def n_informative(rewards: np.ndarray, features: np.ndarray) -> int:
-    """How many rewards tell states apart: those that are not what a linear function of the action's features gives.
+def n_informative(rewards: np.ndarray, features: np.ndarray, rest: np.ndarray) -> int:
+    """How many rewards tell something: those that are not the cost of the action.
 
-    It is fitted twice, the second time without the rewards that the first fit missed most.
+    A cost is a linear function of the action's features, and no action costs less than to rest; if one does, all
+    rewards tell something. The function is fitted twice, the second time without the rewards that the first fit missed
+    most.
 
     :param rewards: ``[n]``
     :param features: of the actions ``[n, dim]``
+    :param rest: those of the action that does nothing ``[dim]``
     """
     if len(rewards) == 0:
         return 0
     fitted = np.ones(len(rewards), bool)
     for _ in range(2):
         weights = np.linalg.lstsq(features[fitted], rewards[fitted].astype(np.float64), rcond=None)[0]
-        missed = np.abs(rewards - features @ weights)
+        costs = features @ weights
+        missed = np.abs(rewards - costs)
         fitted = missed <= np.quantile(missed, 0.9)
-    return int(np.count_nonzero(missed > EXACT * np.abs(rewards).max()))
+    negligible = EXACT * np.abs(rewards).max()
+    if costs.max() > rest @ weights + negligible:
+        return len(rewards)
+    return int(np.count_nonzero(missed > negligible))
 
 
 def as_vectors(model: EfficientZeroModel, observations: dict[str, th.Tensor]) -> th.Tensor:
@@ -73,23 +82,23 @@ def _vectors(
     return as_vectors(model, to_tensors(buffer.observations_for_model(slots, normalizer), model.reward_scale.device))
 
 
-def _n_telling(rewards: np.ndarray, buffer: TrajectoryReplayBuffer, model: EfficientZeroModel) -> int:
+def _n_telling(rewards: np.ndarray, buffer: TrajectoryReplayBuffer, kind: ActionKind) -> int:
     """:func:`n_informative` of all stored transitions, or of some where these are enough: it costs little then."""
     slots = np.flatnonzero(buffer.kinds == TRANSITION)  # in the order of the rewards
     actions = buffer.actions.reshape(-1, *buffer.actions.shape[2:])
-    every = max(1, len(rewards) // N_FIRST)
-    n = n_informative(rewards[::every], action_features(model, actions[slots[::every]]))
-    return n if n >= ENOUGH or every == 1 else n_informative(rewards, action_features(model, actions[slots]))
+    every, (rest,) = max(1, len(rewards) // N_FIRST), cost_features(kind, kind.at_rest[None])
+    n = n_informative(rewards[::every], cost_features(kind, actions[slots[::every]]), rest)
+    return n if n >= ENOUGH or every == 1 else n_informative(rewards, cost_features(kind, actions[slots]), rest)
 
 
 class Novelty:
     """Distance of an observation to its neighbours in the buffer, as a reward for arriving there.
 
-    While nothing ends and rewards are what the action alone gives, such as none at all, a constant or the cost of the
-    action, all states have the same value and a search has nothing to search for. Then the reward of a transition is
+    While nothing ends and rewards are none at all, a constant or the cost of the action, all states have the same value
+    and a search has nothing to search for. Then the reward of a transition is
     ``coefficient * unit * (b - mean b)`` with ``b = d / (d + mean d)``, where ``d`` is the distance of the next
     observation to its nearest neighbours among observations drawn from the buffer (a particle estimate of the entropy
-    of visited states, as in Liu and Abbeel 2021). Over the first :data:`ENOUGH` transitions that tell states apart the
+    of visited states, as in Liu and Abbeel 2021). Over the first :data:`ENOUGH` transitions that tell something the
     environment's rewards take its place.
     """
 
@@ -134,7 +143,7 @@ class Novelty:
         """
         self.share, n = 0.0, int((buffer.kinds == TERMINATED).sum())
         if coefficient > 0.0:
-            n += _n_telling(rewards, buffer, model) if n < ENOUGH else 0
+            n += _n_telling(rewards, buffer, model.action_kind) if n < ENOUGH else 0
             self.share = max(0.0, 1.0 - int(ranks.table([n]).sum()) / ENOUGH)
         if self.share == 0.0:
             self.references = self.references[:0]

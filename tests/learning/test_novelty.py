@@ -6,44 +6,80 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
+from sb3_ezv2 import EfficientZeroV2
 from sb3_ezv2.common.normalization import UNCHANGED
-from sb3_ezv2.learning.novelty import ENOUGH, Novelty, action_features, as_vectors, n_informative
+from sb3_ezv2.learning.novelty import ENOUGH, Novelty, as_vectors, cost_features, n_informative
 from tests.helpers.envs import RandomEnv
 from tests.helpers.tiny import tiny_model
 from tests.networks.test_cnn import GREY, TINY_IMAGE_NETWORK
 
 
-def features(encoded: np.ndarray, scaled: bool) -> np.ndarray:
-    ones = np.ones((len(encoded), 1))
-    return np.hstack([ones, encoded, np.abs(encoded), encoded**2] if scaled else [ones, encoded])
+def features(numbers: np.ndarray) -> np.ndarray:
+    return np.hstack([np.ones((len(numbers), 1)), numbers, np.abs(numbers), numbers**2])
 
 
 def test_features_of_actions():
     for space in (spaces.Box(-2.0, 2.0, (2,)), spaces.Discrete(3), spaces.Discrete(300), spaces.MultiBinary(2)):
-        model = tiny_model(RandomEnv(action_space=space)).policy.model
-        kind = model.action_kind
+        kind = tiny_model(RandomEnv(action_space=space)).policy.model.action_kind
         actions = kind.random((20,), np.random.default_rng(0))
-        encoded = kind.encode(th.from_numpy(actions)).flatten(1).double().numpy()
-        expected = np.ones((20, 1)) if kind.encoded_dim > 256 else features(encoded, kind.scaled)
-        np.testing.assert_array_equal(action_features(model, actions), expected)
+        expected = features(actions.astype(np.float64)) if kind.scaled else np.ones((20, 1))
+        np.testing.assert_array_equal(cost_features(kind, actions), expected)
+
+
+@pytest.mark.parametrize("low, high, rest", [(-2.0, 2.0, 0.0), (0.0, 4.0, -1.0), (-3.0, 1.0, 0.5), (-3.0, -1.0, 1.0)])
+def test_the_action_at_rest(low, high, rest):
+    kind = tiny_model(RandomEnv(action_space=spaces.Box(low, high, (2,)))).policy.model.action_kind
+    np.testing.assert_allclose(kind.at_rest, [rest, rest])
 
 
 def test_what_tells_something():
     rng = np.random.default_rng(0)
-    actions, sides = rng.uniform(-1, 1, (200, 2)), np.eye(3)[rng.integers(3, size=200)]
-    numbers, choices = features(actions, True), features(sides, False)
-    assert n_informative(np.empty(0), np.empty((0, 2))) == 0
-    for encoded in (numbers, choices):
-        assert n_informative(np.zeros(200), encoded) == 0
-        assert n_informative(np.full(200, -1.0), encoded) == 0
-        assert n_informative(rng.normal(size=200), encoded) > 150
+    actions = rng.uniform(-1, 1, (200, 2))
+    numbers, (rest,) = features(actions), features(np.zeros((1, 2)))
+    choices = np.ones((200, 1))
+    assert n_informative(np.empty(0), np.empty((0, 2)), np.empty(2)) == 0
+    for given, at_rest in ((numbers, rest), (choices, choices[0])):
+        assert n_informative(np.zeros(200), given, at_rest) == 0
+        assert n_informative(np.full(200, -1.0), given, at_rest) == 0
+        assert n_informative(rng.normal(size=200), given, at_rest) > 150
         goal = np.where(np.arange(200) == 7, 100.0, 0.0)
-        assert n_informative(goal, encoded) == 1
-        assert n_informative(goal - 1.0, encoded) == 1
+        assert n_informative(goal, given, at_rest) == 1
+        assert n_informative(goal - 1.0, given, at_rest) == 1
     cost = -0.1 * (actions**2).sum(1) - 0.03 * np.abs(actions[:, 0])
-    assert n_informative(cost.astype(np.float32), numbers) == 0
-    assert n_informative(cost + goal, numbers) == 1
-    assert n_informative(sides @ [0.0, -1.0, 2.0], choices) == 0
+    for constant in (0.0, 1.0, -1.0):
+        assert n_informative((cost + constant).astype(np.float32), numbers, rest) == 0
+        assert n_informative(cost + constant + goal, numbers, rest) == 1
+    # What is best when it is not at rest is a task, not a cost.
+    for gain in (-((actions - 0.3) ** 2).sum(1), actions[:, 0], -cost):
+        assert n_informative(gain, numbers, rest) == 200
+    for values in ([0.0, -1.0, 2.0], [0.0, -1.0, -1.0], [-1.0, -0.5, -1.0]):
+        assert n_informative(np.array(values)[rng.integers(3, size=200)], choices, choices[0]) > 20
+
+
+class Bandit(gym.Env):
+    """The reward is a function of the action alone: 1 less its distance from the best one."""
+
+    def __init__(self, action_space: spaces.Space) -> None:
+        self.observation_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+        self.action_space = action_space
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.time += 1
+        best = 2 if isinstance(self.action_space, spaces.Discrete) else 0.5
+        return np.zeros(1, np.float32), -float(abs(np.asarray(action).item() - best)), False, self.time == 10, {}
+
+
+def test_a_bandit_is_learnt():
+    """Its rewards tell no states apart, but actions."""
+    model = EfficientZeroV2("MlpPolicy", Bandit(spaces.Discrete(4)), seed=0, device="cpu", learning_starts=50).learn(300)
+    assert model.reanalyzer.novelty.share == 0.0
+    assert model.predict(model.env.reset(), deterministic=True)[0].item() == 2
+    assert tiny_model(Bandit(spaces.Box(-1.0, 1.0, (1,)))).learn(60).reanalyzer.novelty.share == 0.0
 
 
 class Line(gym.Env):

@@ -92,6 +92,11 @@ class BoxActions(ActionKind):
             raise ValueError(f"an action is {worst}, outside of the bounds low={self.low}, high={self.high}")
         return (2.0 * share - 1.0).clip(-1.0, 1.0).astype(np.float32).reshape(n, *self.shape)
 
+    @property
+    def at_rest(self) -> np.ndarray:
+        """Zero in the environment's units, or the bound that is nearest to it."""
+        return self.from_env(np.zeros_like(self.low).clip(self.low, self.high)[None], 1)[0]
+
     def policy_targets(self, plan: Plan) -> PolicyTargets:
         """All candidates with the improved policy as weights, or the chosen action alone."""
         if self.n_targets == 1:

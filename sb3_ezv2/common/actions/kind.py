@@ -113,6 +113,11 @@ class ActionKind(ABC):
         :raises ValueError: if they are not ``[n, *space.shape]`` of the space
         """
 
+    @property
+    def at_rest(self) -> np.ndarray:
+        """The action that does nothing, as stored; of choices the first."""
+        return np.zeros(self.shape, self.dtype)
+
     def are_valid(self, actions: np.ndarray) -> bool:
         """Whether stored actions ``[*shape, *self.shape]`` are actions of the space."""
         return bool(np.isfinite(actions).all())
