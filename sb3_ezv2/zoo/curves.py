@@ -3,6 +3,7 @@
 The zoo's own plots open windows; these are written to files, so that they work on a server and in a run's folder.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 from stable_baselines3.common.monitor import LoadMonitorResultsError, load_results
 
 from sb3_ezv2.common.files import replacing
+from sb3_ezv2.zoo.runs import read_record
 
 X_AXES = {"steps": "environment steps", "time": "hours"}
 LEVEL = 0.95
@@ -67,6 +69,16 @@ def training_curve(run: Path, window: int, x_axis: str = "steps") -> Curve | Non
         return None
     sums = np.cumsum(np.insert(returns, 0, 0.0))
     return Curve(run.name, x[window - 1 :], (sums[window:] - sums[:-window]) / window)
+
+
+def steps_of(counted: np.ndarray, first_step: int, frame_skip: int) -> np.ndarray:
+    """Environment steps of a run, those before it included.
+
+    :param counted: steps in the monitor files, from the run's beginning
+    :param first_step: of the run
+    :param frame_skip: steps that the monitor files count for one of the agent's
+    """
+    return first_step + counted / frame_skip
 
 
 def bootstrap_interval(
@@ -171,7 +183,7 @@ def draw_run(run: Path, title: str, frame_skip: int = 1, window: int = 20) -> Pa
         return None
     figure, (axis,) = new_figure()
     if training is not None:
-        training = training._replace(x=training.x / frame_skip)
+        training = training._replace(x=steps_of(training.x, read_record(run).first_step, frame_skip))
         draw(axis, f"training, mean of {window} episodes", [training], "tab:gray")
     if evaluation is not None:
         draw(axis, "evaluation", [evaluation], "tab:blue")
@@ -182,3 +194,14 @@ def draw_run(run: Path, title: str, frame_skip: int = 1, window: int = 20) -> Pa
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110)
     return path
+
+
+def try_to_draw_run(run: Path, title: str, frame_skip: int) -> None:
+    """Draw as :func:`draw_run` and say where, or why not: a run is worth more than its picture."""
+    try:
+        picture = draw_run(run, title, frame_skip)
+    except Exception as error:
+        print(f"No picture of the learning curve: {type(error).__name__}: {error}", file=sys.stderr)
+    else:
+        if picture:
+            print(f"Learning curve: {picture}")

@@ -24,7 +24,7 @@ from sb3_ezv2.common.user_errors import EXPECTED
 from sb3_ezv2.envs.atari import FRAME_SKIP
 from sb3_ezv2.zoo import ALGO
 from sb3_ezv2.zoo.checks import check_folder, check_model_file
-from sb3_ezv2.zoo.curves import draw_run
+from sb3_ezv2.zoo.curves import try_to_draw_run
 from sb3_ezv2.zoo.evaluation import Evaluation, SaveNormalization
 from sb3_ezv2.zoo.learner import Learner
 from sb3_ezv2.zoo.progress import ReturnProgressBar
@@ -35,6 +35,7 @@ from sb3_ezv2.zoo.resuming import (
     KEPT,
     Origin,
     add_journal,
+    command_to_go_on,
     load_newest,
     missed_updates,
     origin_of,
@@ -106,12 +107,13 @@ class Experiment(ExperimentManager):
 
         :raises ValueError: for a name that nothing reads
         """
+        own = self.before if self.origin is not None and self.asked_config is None else {}
         if self.is_ours:
             self.config, message = choose_file(self.env_name.gym_id, self.asked_config, self._is_atari)
-            if message:
+            if message and not own:
                 print(message)
-        if self.origin is not None and self.asked_config is None:
-            self.custom_hyperparams = self.before | (self.custom_hyperparams or {})
+        if own:
+            self.custom_hyperparams = own | (self.custom_hyperparams or {})
         if self.trial_id is not None:
             # The zoo takes trial 0 for no trial, and the last one for one that is not there.
             trial = self.load_trial(str(self.storage), str(self.study_name), self.trial_id)
@@ -332,8 +334,8 @@ class Experiment(ExperimentManager):
             why = type(error).__name__ if error is not None else signal.Signals(number).name
             path = saved if isinstance(model, CheckpointedAlgorithm) else f"{saved / self.env_name}.zip"
             print(
-                f"{why} ended the run at step {model.num_timesteps}; it was saved to {saved}, go on with: ezv2-train "
-                f"--algo {self.algo} --env {self.env_name.gym_id} -i {path}",
+                f"{why} ended the run at step {model.num_timesteps}; it was saved to {saved}, go on with: "
+                f"{command_to_go_on(self.args, path)}",
                 file=sys.stderr,
                 flush=True,
             )
@@ -352,13 +354,7 @@ class Experiment(ExperimentManager):
                 raise SystemExit(1)
             # The Monitor of the zoo is inside the wrappers that skip a game's frames.
             frame_skip = FRAME_SKIP if self._is_atari else 1
-            try:
-                picture = draw_run(saved, f"{self.algo} on {self.env_name.gym_id}", frame_skip)
-            except Exception as error:  # the run is worth more than its picture
-                print(f"No picture of the learning curve: {type(error).__name__}: {error}", file=sys.stderr)
-            else:
-                if picture:
-                    print(f"Learning curve: {picture}")
+            try_to_draw_run(saved, f"{self.algo} on {self.env_name.gym_id}", frame_skip)
         if self.stopper.received is not None:
             raise SystemExit(128 + self.stopper.received)
 

@@ -17,6 +17,7 @@ from huggingface_hub.utils._validators import validate_repo_id
 from sb3_ezv2.envs.atari import is_atari_id, register_atari
 from sb3_ezv2.zoo import ALGO
 from sb3_ezv2.zoo.checks import check_folder
+from sb3_ezv2.zoo.packages import import_fault, restore_packages
 from sb3_ezv2.zoo.replacing import replaced
 from sb3_ezv2.zoo.resuming import set_origin
 from sb3_ezv2.zoo.settings import PAPER
@@ -136,13 +137,14 @@ def _parse_checked(
         if fault:
             raise ValueError(f"argument {'/'.join(actions[name].option_strings)}: {value!r} {fault}")
     _check_together(options)
-    if isinstance(getattr(options, "env", None), str):
-        _check_env(options)
     if getattr(options, "trained_agent", "") and options.algo == ALGO:
         try:
             set_origin(options)
         except ValueError as error:
             raise ValueError(f"argument -i/--trained-agent: {error}") from error
+    if isinstance(getattr(options, "env", None), str):
+        restore_packages(options)
+        _check_env(options)
     return options
 
 
@@ -191,21 +193,12 @@ def _device_fault(name: str) -> str | None:
     return None
 
 
-def _packages_fault(names: Sequence[str]) -> str | None:
-    for name in names:
-        try:
-            importlib.import_module(name)
-        except Exception as error:  # of whatever the package does
-            return f"cannot be imported: {type(error).__name__}: {error}"
-    return None
-
-
 def _config_fault(name: str) -> str | None:
     if name == PAPER:
         return None
     if Path(name).suffix in (".yml", ".yaml", ".py"):
         return _file_fault(name) and f"is no file: there is no hyperparameter file {name}"
-    fault = _packages_fault([name])
+    fault = import_fault([name])
     return fault or (None if hasattr(sys.modules[name], "hyperparams") else "has no dictionary 'hyperparams'")
 
 
@@ -213,7 +206,7 @@ CHECKS: dict[str, Any] = {
     **dict.fromkeys(FOLDERS, _folder_fault),
     "trained_agent": _model_fault,
     "device": _device_fault,
-    "gym_packages": _packages_fault,
+    "gym_packages": import_fault,
     "conf_file": _config_fault,
 }
 
@@ -256,4 +249,8 @@ def _check_env(options: argparse.Namespace) -> None:
         register_atari()
     if env_id not in gym.envs.registry:
         nearest = difflib.get_close_matches(env_id, gym.envs.registry, n=1, cutoff=0.0)
-        raise ValueError(f"argument --env: {env_id!r} is not registered; the nearest name is {nearest[0]!r}")
+        remedy = ", or name the package that registers it with --gym-packages"
+        raise ValueError(
+            f"argument --env: {env_id!r} is not registered; the nearest name is {nearest[0]!r}"
+            f"{remedy if hasattr(options, 'gym_packages') else ''}"
+        )

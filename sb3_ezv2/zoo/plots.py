@@ -13,7 +13,16 @@ from sb3_ezv2.common.files import replacing
 from sb3_ezv2.envs.atari import FRAME_SKIP, is_atari_id
 from sb3_ezv2.zoo import ALGO
 from sb3_ezv2.zoo.checks import check_folder
-from sb3_ezv2.zoo.curves import X_AXES, Curve, confidence_band, draw, evaluation_curve, new_figure, training_curve
+from sb3_ezv2.zoo.curves import (
+    X_AXES,
+    Curve,
+    confidence_band,
+    draw,
+    evaluation_curve,
+    new_figure,
+    steps_of,
+    training_curve,
+)
 from sb3_ezv2.zoo.runs import lines_of_runs, read_record
 
 COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:olive")
@@ -116,8 +125,8 @@ def joined_curve(line: Sequence[tuple[Path, int]], options: argparse.Namespace, 
         if curve is None:
             continue
         if options.y_axis == "training":  # counted from the beginning of each part
-            before = first_step * frames if options.x_axis == "steps" else whole.x[-1] if whole else 0.0
-            curve = curve._replace(x=curve.x + before)
+            hours = curve.x + (whole.x[-1] if whole else 0.0)
+            curve = curve._replace(x=hours if options.x_axis == "time" else steps_of(curve.x, first_step, frames))
         if whole is not None:
             kept = whole.x < curve.x[0]  # a part may go on with an earlier checkpoint
             curve = Curve(

@@ -96,6 +96,16 @@ def set_origin(args: Any) -> None:
         args.from_journal = str(origin.journal)
 
 
+def command_to_go_on(args: Any, path: Path | str) -> str:
+    """The command that goes on with a run.
+
+    :param args: of the run's command line
+    :param path: where it was saved
+    """
+    packages = f" --gym-packages {' '.join(args.gym_packages)}" if args.gym_packages else ""
+    return f"ezv2-train --algo {args.algo} --env {args.env}{packages} -i {path}"
+
+
 def _run_of(model: Path) -> Path:
     """Folder of the run that a model belongs to."""
     checkpoint = checkpoint_of(model)

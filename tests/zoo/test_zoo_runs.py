@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
+from sb3_ezv2.zoo import curves as drawing
 from sb3_ezv2.zoo import plots
 from sb3_ezv2.zoo.runs import create_folder, lines_of_runs, read_record, write_record
 from sb3_ezv2.zoo.settings_files import read_run
@@ -116,6 +117,18 @@ def test_training_returns_of_a_resumed_run(tmp_path, resumed):
     np.testing.assert_array_equal(first.x, [10, 20, 30, 210, 220, 230])
     hours, _ = curves(tmp_path, "-y", "training", "-w", "1", "-x", "time")
     np.testing.assert_allclose(hours.x, [0.01, 0.02, 0.03, 0.04, 0.05, 0.06])
+
+
+def test_the_picture_of_a_resumed_run_has_the_same_steps(tmp_path, resumed, monkeypatch):
+    drawn = []
+    draw = drawing.draw
+    monkeypatch.setattr(drawing, "draw", lambda *arguments: drawn.extend(arguments[2]) or draw(*arguments))
+    drawing.draw_run(resumed[1], "A", window=1)
+    np.testing.assert_array_equal(drawn[0].x, [210, 220, 230])
+    drawn.clear()
+    drawing.draw_run(resumed[1], "a game", frame_skip=4, window=1)
+    options = plots.parse(["-y", "training", "-w", "1"])
+    np.testing.assert_array_equal(drawn[0].x, plots.joined_curve([(resumed[1], 200)], options, frames=4).x)
 
 
 @pytest.mark.parametrize(
