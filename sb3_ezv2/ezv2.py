@@ -371,6 +371,7 @@ class EfficientZeroV2(OfflineAlgorithm):
         coefficient, novelty = self.arguments.exploration.novelty_coef, self.reanalyzer.novelty
         novelty.refresh(coefficient, rewards, self.replay_buffer, average, normalizer, self.rng, self.ranks)
         self.logger.record("values/intrinsic_share", novelty.share)
+        self.diagnostics.symptoms.is_intrinsic = novelty.share > 0.0
         models = (model, average) if self.target_version == 0 else (model,)
         set_rewards(rewards, novelty.share * novelty.weight, *models, ranks=self.ranks)
         self.policy.copies.update_target()

@@ -27,6 +27,7 @@ class Symptoms:
     def __init__(self, warns: bool = True) -> None:
         self.warns = warns
         self.warned: set[str] = set()
+        self.is_intrinsic = False  # whether an intrinsic reward is part of what values predict
         self.n_too_large = 0
         self.n_inspections = 0
         self.began = (0.0, 0)  # seconds and steps at the first inspection
@@ -46,9 +47,10 @@ class Symptoms:
         if n < max(PATIENCE * learning_starts, LEAST_TRANSITIONS) or rewards.min() != rewards.max():
             return
         if rewards[0] == 0.0:
-            self._warn(
-                "reward", f"no reward in {n} transitions: there is nothing to learn from; {PAGE}, part 'No reward'"
+            meanwhile = (
+                "until there is one the agent looks for what is new" if self.is_intrinsic else "nothing to learn from"
             )
+            self._warn("reward", f"no reward in {n} transitions: {meanwhile}; {PAGE}, part 'No reward'")
         elif not any_terminal:
             self._warn(
                 "reward",
@@ -62,7 +64,8 @@ class Symptoms:
         :param mean_value: of the network on fresh states
         :param largest_return: absolute discounted return that was seen; 0 for none yet
         """
-        self.n_too_large = self.n_too_large + 1 if abs(mean_value) > EXCESS * largest_return > 0.0 else 0
+        too_large = abs(mean_value) > EXCESS * largest_return > 0.0 and not self.is_intrinsic
+        self.n_too_large = self.n_too_large + 1 if too_large else 0
         if self.n_too_large >= PERSISTENCE:
             self._warn(
                 "values",

@@ -305,6 +305,9 @@ def test_growing_values_are_noticed_once():
     (text,) = warned(lambda: [watch.see_values(value, 10.0) for value in (50.0, 60.0)])
     assert "is 50, but" in text and "without bound" in text
     assert warned(lambda: [Symptoms().see_values(1e9, 0.0) for _ in range(9)]) == []  # no reward yet
+    watch = Symptoms()
+    watch.is_intrinsic = True  # values are not those of the returns that were seen
+    assert warned(lambda: [watch.see_values(60.0, 10.0) for _ in range(9)]) == []
 
 
 def test_a_run_of_hours_is_announced_once():

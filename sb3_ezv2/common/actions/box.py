@@ -52,7 +52,8 @@ class BoxActions(ActionKind):
         if not (np.isfinite(space.low).all() and np.isfinite(space.high).all() and (space.low < space.high).all()):
             raise ValueError(
                 f"action space {space} has bounds low={space.low}, high={space.high}; every bound must be finite with "
-                "low < high, for example through gymnasium.wrappers.RescaleAction or a Box with tighter bounds"
+                "low < high, for example through gymnasium.wrappers.TransformAction(env, lambda action: action, "
+                "Box(-1.0, 1.0, shape)) with bounds that suit the task"
             )
         self.low, self.high = space.low, space.high
         dim = math.prod(space.shape)
