@@ -21,6 +21,7 @@ class PlanRecorder(VecVideoRecorder):
     """
 
     def __init__(self, venv: VecEnv, *args: Any, **kwargs: Any) -> None:
+        self.recorded_frames = []  # which the base class looks at in the end, even if nothing began
         if venv.num_envs > 1:
             raise ValueError(f"--plans shows one environment, and there are {venv.num_envs}: leave out --n-envs")
         super().__init__(venv, *args, **kwargs)
