@@ -10,7 +10,9 @@ import contextlib
 import inspect
 import io
 import math
+import os
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -218,6 +220,7 @@ def count(learn: bool = False) -> tuple[Counter[str], list[str]]:
 
 
 if __name__ == "__main__":
+    os.chdir(tempfile.mkdtemp())  # some trials name folders for logs
     found_counts, found_faults = count("--learn" in sys.argv)
     print(*found_faults, sep="\n")
     print(f"{sum(found_counts.values())} inputs:", ", ".join(f"{n} {name}" for name, n in found_counts.items()))
