@@ -25,9 +25,11 @@ def import_fault(names: Sequence[str]) -> str | None:
     _look_in_the_current_folder()
     for name in names:
         try:
-            importlib.import_module(name)
+            module = importlib.import_module(name)
         except Exception as error:  # of whatever the package does
             return f"cannot be imported: {type(error).__name__}: {error}"
+        if hasattr(module, "__path__") and getattr(module, "__file__", None) is None:
+            return "is a folder without an __init__.py"
     return None
 
 
