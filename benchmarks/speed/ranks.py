@@ -224,10 +224,19 @@ def summarise(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def time_parts(n_decisions: int) -> dict[int, dict[str, float]]:
+    """Milliseconds of the parts of one decision with one thread, by batch size."""
+    found = {}
+    for size in BATCHES:
+        found[size] = start(VARIANTS[ALONE], size, n_decisions)["ms_per_decision"]
+        print(f"batch {size}: {found[size]}", flush=True)
+    return found
+
+
 def measure(rounds: int, n_decisions: int) -> dict[str, Any]:
     """Run everything, one after the other."""
     record: dict[str, Any] = new_record("torch", "numpy", "numba")
-    record |= {"decisions": n_decisions, "step_seconds": STEP_SECONDS, "load": [], "parts_ms": {}}
+    record |= {"decisions": n_decisions, "step_seconds": STEP_SECONDS, "load": []}
     speeds: dict[str, list[float]] = {name: [] for name in VARIANTS}
     for _ in range(rounds):
         for name, variant in VARIANTS.items():
@@ -238,10 +247,7 @@ def measure(rounds: int, n_decisions: int) -> dict[str, Any]:
                 record["messages"] = {key: value for key, value in found.items() if key.endswith("_s")}
                 record |= {"two_ranks_ms": found["ms_per_decision"], "gradient_bytes": found["gradient_bytes"]}
             print(f"{name:<45} {found['decisions_per_second']:.2f} decisions/s {found['ms_per_decision']}", flush=True)
-    for size in BATCHES:
-        found = start(VARIANTS[ALONE], size, n_decisions)
-        record["parts_ms"][size] = found["ms_per_decision"]
-        print(f"batch {size}: {found['ms_per_decision']}", flush=True)
+    record["parts_ms"] = time_parts(n_decisions)
     record["decisions_per_second"] = speeds
     return record | {"summary": summarise(record)}
 
@@ -249,10 +255,8 @@ def measure(rounds: int, n_decisions: int) -> dict[str, Any]:
 def measure_scaling(numbers: Sequence[int], n_decisions: int) -> dict[str, Any]:
     """Run one rank on each of so many cores, and compare the model of :func:`modelled` with them."""
     record: dict[str, Any] = new_record("torch", "numpy", "numba")
-    record |= {"decisions": n_decisions, "step_seconds": STEP_SECONDS, "ranks": {}, "parts_ms": {}}
-    for size in BATCHES:
-        record["parts_ms"][size] = start(VARIANTS[ALONE], size, n_decisions)["ms_per_decision"]
-        print(f"batch {size}: {record['parts_ms'][size]}", flush=True)
+    record |= {"decisions": n_decisions, "step_seconds": STEP_SECONDS, "ranks": {}}
+    record["parts_ms"] = time_parts(n_decisions)
     for n_ranks in numbers:
         found = start({"n_envs": 1, "threads": 1, "ranks": n_ranks}, BATCHES[0], n_decisions * n_ranks)
         record["ranks"][n_ranks] = found

@@ -57,7 +57,7 @@ def test_what_tells_something():
 
 
 class Bandit(gym.Env):
-    """The reward is a function of the action alone: 1 less its distance from the best one."""
+    """The reward is a function of the action alone: minus its distance from the best one."""
 
     def __init__(self, action_space: spaces.Space) -> None:
         self.observation_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
@@ -76,9 +76,8 @@ class Bandit(gym.Env):
 
 def test_a_bandit_is_learnt():
     """Its rewards tell no states apart, but actions."""
-    model = EfficientZeroV2("MlpPolicy", Bandit(spaces.Discrete(4)), seed=0, device="cpu", learning_starts=50).learn(
-        300
-    )
+    model = EfficientZeroV2("MlpPolicy", Bandit(spaces.Discrete(4)), seed=0, device="cpu", learning_starts=50)
+    model.learn(300)
     assert model.reanalyzer.novelty.share == 0.0
     assert model.predict(model.env.reset(), deterministic=True)[0].item() == 2
     assert tiny_model(Bandit(spaces.Box(-1.0, 1.0, (1,)))).learn(60).reanalyzer.novelty.share == 0.0
